@@ -1,0 +1,1 @@
+"""The configuration: one YAML file, the environment over it, secrets by reference."""

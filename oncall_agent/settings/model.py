@@ -1,0 +1,407 @@
+"""The configuration as frozen values: every key with its unit, its default and the reason for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from oncall_agent.contract.secret import SecretRef
+from oncall_agent.models import Autonomy
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
+
+
+class Group(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Token(Group):
+    """Who may call the API."""
+
+    name: Name
+    """Recorded as the identity behind an approval, a pause, a silence."""
+    role: Literal["viewer", "operator", "admin"] = "viewer"
+    """viewer reads; operator also approves, denies, pauses; admin also lifts freezes and sets overrides."""
+    secret: SecretRef
+    """The bearer token, by reference."""
+
+
+class ServerSettings(Group):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    """Loopback by default: anything else needs `tokens` and authenticated sources."""
+    port: int = Field(8420, ge=0, le=65535)
+    """0 lets the system choose (tests)."""
+    tokens: tuple[Token, ...] = ()
+    """Without any, the API is open to this machine and two-person approvals are not possible."""
+    max_body_bytes: int = Field(1_048_576, ge=1024, le=67_108_864)
+    """Larger webhook bodies get 413 before they are read."""
+    max_depth: int = Field(32, ge=2, le=200)
+    """Deeper JSON gets 400: no sender needs it."""
+    max_labels: int = Field(128, ge=1, le=1024)
+    """Labels or annotations per alert."""
+    max_alerts: int = Field(2_000, ge=1, le=100_000)
+    """Alerts per request."""
+    max_waiting_requests: int = Field(1_024, ge=1, le=65_536)
+    """Webhook requests waiting for the disk at once; more get 503 with Retry-After."""
+    max_streams: int = Field(64, ge=1, le=4096)
+    """Open server-sent-event streams."""
+
+
+class NoAuth(Group):
+    """Nobody is asked: only accepted on loopback."""
+
+    kind: Literal["none"] = "none"
+
+
+class BearerAuth(Group):
+    """`Authorization: Bearer ...`."""
+
+    kind: Literal["bearer"]
+    token: SecretRef
+
+
+class BasicAuth(Group):
+    """`Authorization: Basic ...`."""
+
+    kind: Literal["basic"]
+    username: str = Field(min_length=1, max_length=128, pattern=r"^[^:]+$")
+    password: SecretRef
+
+
+class HmacAuth(Group):
+    """Signature of the body by HMAC-SHA256 in hexadecimal, with or without a prefix such as `sha256=`."""
+
+    kind: Literal["hmac"]
+    secret: SecretRef
+    header: str = Field("X-Signature-256", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The header that carries the signature."""
+    timestamp_header: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """If given, the signature is over `timestamp:body` and the time must be inside `window_seconds`."""
+    window_seconds: Seconds = 300.0
+    """How far the timestamp may be off: bounds replay."""
+
+
+Auth = Annotated[NoAuth | BearerAuth | BasicAuth | HmacAuth, Field(discriminator="kind")]
+
+
+class AlertmanagerSource(Group):
+    """Alertmanager's webhook, version 4."""
+
+    kind: Literal["alertmanager"] = "alertmanager"
+    auth: Auth = NoAuth()
+
+
+class GenericMapping(Group):
+    """Where a generic body keeps the fields of an alert: JMESPath expressions, evaluated on each alert."""
+
+    alerts: str = "[@]"
+    """Gives the list of alerts from the whole body; the default takes the body as one alert."""
+    name: str = "name"
+    """Alert name: text, required."""
+    status: str | None = "status"
+    """Text; see `resolved_values`."""
+    fingerprint: str | None = "fingerprint"
+    """Text; if absent or null the hash of source, name and labels."""
+    starts_at: str | None = "starts_at"
+    """RFC 3339 text or epoch seconds (or milliseconds); if absent or null the time of receipt, and then a
+    repeat can't be told from a new alert unless `fingerprint` is given and still open."""
+    ends_at: str | None = None
+    severity: str | None = "severity"
+    labels: str | None = "labels"
+    """An object; values are made text."""
+    annotations: str | None = "annotations"
+    link: str | None = None
+    resolved_values: tuple[str, ...] = ("resolved", "ok", "closed", "recovered")
+    """Values of `status` (case ignored) that mean that the alert is over."""
+
+
+class GenericSource(Group):
+    """Any JSON body, mapped field by field."""
+
+    kind: Literal["generic"] = "generic"
+    auth: Auth = NoAuth()
+    mapping: GenericMapping = GenericMapping()
+
+
+Source = Annotated[AlertmanagerSource | GenericSource, Field(discriminator="kind")]
+
+
+class StoreSettings(Group):
+    """Where incidents live."""
+
+    url: str = "sqlite:///oncall-agent.db"
+    """SQLAlchemy URL: `sqlite:///path` or `postgresql+psycopg2://...`. A relative path is relative to the working
+    directory. Put a password into the environment: `ONCALL_AGENT__STORE__URL`."""
+    max_open_incidents: int = Field(100_000, ge=1, le=10_000_000)
+    """At this bound webhooks get 503 with Retry-After; senders repeat."""
+    max_waiting_writes: int = Field(10_000, ge=10, le=1_000_000)
+    """Writes queued in memory for the one writer; none of them is acknowledged yet."""
+    retention_days: int = Field(90, ge=1, le=3650)
+    """Final incidents older than that are deleted; their counts stay in the conservation equation."""
+
+
+class AutonomyRule(Group):
+    """One grant; the first matching rule wins. `*` matches everything."""
+
+    alert_class: str = Field("*", alias="class")
+    action: str = "*"
+    target_class: str = "*"
+    level: Autonomy
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class AutonomySettings(Group):
+    """How far the daemon may go."""
+
+    default: Autonomy = Autonomy.SHADOW
+    """Decides and records what it would do, touches nothing."""
+    rules: tuple[AutonomyRule, ...] = ()
+
+
+class FreezeWindow(Group):
+    """A change freeze that returns every week or stands once."""
+
+    name: Name
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    """Days on which a weekly window starts; empty with `starts_at`/`ends_at` given."""
+    start: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    end: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """If not after `start`, the window ends on the next day."""
+    timezone: str = "UTC"
+    """IANA name."""
+    starts_at: float | str | None = None
+    ends_at: float | str | None = None
+    """RFC 3339 or epoch seconds, for a window that stands once."""
+
+
+class StormSettings(Group):
+    """The more incidents are open at once, the less is automated."""
+
+    reversible_only_at: int = Field(20, ge=1)
+    """From this many open incidents on, only actions of class R1 are permitted."""
+    stop_at: int = Field(100, ge=1)
+    """From this many on, nothing is: people are paged."""
+
+
+class FlapSettings(Group):
+    """An incident that keeps coming back is a matter for people."""
+
+    count: int = Field(4, ge=2, le=100)
+    """Opened this often within the window: no automation; further openings are suppressed."""
+    window_seconds: Seconds = 3600.0
+
+
+class GuardSettings(Group):
+    """Limits that no policy can raise."""
+
+    max_instances: int = Field(1, ge=0)
+    """Blast radius: instances that one attempt may touch."""
+    rate_per_action: int = Field(20, ge=0)
+    """Attempts of one action within `rate_window_seconds`, on all targets."""
+    rate_per_service: int = Field(10, ge=0)
+    """Attempts on one service within `rate_window_seconds`."""
+    rate_window_seconds: Seconds = 3600.0
+    cooldown_seconds: dict[str, Seconds] = {}
+    """Action id -> least time between two attempts on one target; overrides the action's own."""
+    max_attempts: int = Field(3, ge=1, le=20)
+    """Attempts per incident; then people are paged."""
+    freeze_windows: tuple[FreezeWindow, ...] = ()
+    storm: StormSettings = StormSettings()
+    flapping: FlapSettings = FlapSettings()
+
+
+class ApprovalSettings(Group):
+    """Questions to people."""
+
+    ttl_seconds: Seconds = 900.0
+    """Then the answer is no."""
+
+
+class WorkerSettings(Group):
+    """The loop that handles incidents."""
+
+    count: int = Field(16, ge=1, le=512)
+    """Incidents handled at once (asyncio, not threads)."""
+    lease_seconds: float = Field(30.0, ge=1)
+    """A worker that has not renewed for so long has lost its incident."""
+    drain_seconds: Seconds = 25.0
+    """On SIGTERM: time for what is running; what is not done then is verified first at the next start."""
+    max_claims: int = Field(5, ge=1)
+    """Claims of one incident without progress before it is dead-lettered and paged."""
+    retry_delay_seconds: Seconds = 15.0
+    """Between two attempts of one incident."""
+    max_age_seconds: Seconds = 14_400.0
+    """An open incident older than that escalates."""
+    blocking_threads: int = Field(4, ge=1, le=64)
+    """Threads per system for blocking client libraries."""
+
+
+class GroupingSettings(Group):
+    """Which alerts are one incident."""
+
+    labels: tuple[str, ...] = ()
+    """Labels that tell incidents apart besides class and target."""
+    merge_escalated_seconds: Seconds = 14_400.0
+    """New alerts of an escalated incident that is still firing join it for that long."""
+
+
+class ProbeSettings(BaseModel):
+    """One probe of a target: `kind` and what that kind of prober takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: Name
+
+
+class TargetSettings(Group):
+    """One entry of the allow-list: nothing outside it is ever touched."""
+
+    name: Name
+    kind: Name
+    match: dict[str, str] = {}
+    """Labels that an alert about it carries, all of them; default `{service: <service>}` or `{target: <name>}`."""
+    service: str = ""
+    """What it is part of, for rates and blast radius; the default is its name."""
+    address: dict[str, Any] = {}
+    """Typed by kind: `container` for docker_container, `url` for http_app, `root` for directory, ..."""
+    labels: dict[str, str] = {}
+    target_class: str = "default"
+    tier: int = Field(3, ge=0, le=5)
+    """0 is the most important."""
+    protected: bool = False
+    """Never acted on, whatever else is configured."""
+    instances: int = Field(1, ge=1)
+    settle_seconds: Seconds = 30.0
+    """How long the probes must hold after a fix before it counts: at least the alert rule's window."""
+    settle_interval_seconds: float = Field(5.0, gt=0)
+    """Between two probes while settling."""
+    healthy_score: float = Field(80.0, ge=0, le=100)
+    """From this health score on the target counts as healthy."""
+    probes: tuple[ProbeSettings, ...] = ()
+
+
+class PolicySettings(Group):
+    """The learning part, version 0: linear Thompson sampling."""
+
+    noise_scale: float = Field(0.25, gt=0, le=10)
+    """Standard deviation of the reward's noise; v in Agrawal and Goyal 2013."""
+    prior_weight: float = Field(2.0, gt=0, le=1000)
+    """How many pseudo-incidents the runbook's own order is worth."""
+    checkpoint_every: int = Field(100, ge=1, le=100_000)
+    """Updates between two stored checkpoints."""
+
+
+class RewardSettings(Group):
+    """What counts as good."""
+
+    time_budget_seconds: float = Field(600.0, gt=0)
+    """An attempt that takes this long loses a whole point."""
+    worse_penalty: float = Field(0.5, ge=0, le=1)
+    """Taken off when the change was rolled back or made it worse."""
+    closed_bonus: float = Field(0.1, ge=0, le=1)
+    """Added when the incident closed without a human."""
+
+
+class HealthSettings(Group):
+    """Penalties of the health score: points taken off 100 at full saturation."""
+
+    cpu: float = Field(25.0, ge=0, le=100)
+    memory: float = Field(25.0, ge=0, le=100)
+    response: float = Field(25.0, ge=0, le=100)
+    errors: float = Field(50.0, ge=0, le=100)
+    error_lines: float = Field(10.0, ge=0, le=100)
+    cpu_high: float = Field(0.80, ge=0, lt=1)
+    """No penalty below; the full one at 1."""
+    memory_high: float = Field(0.80, ge=0, lt=1)
+    response_high_seconds: float = Field(1.0, gt=0)
+    """No penalty below; the full one at five times this."""
+    error_rate_full: float = Field(0.20, gt=0, le=1)
+    error_lines_full: int = Field(50, ge=1)
+
+
+class TelemetrySettings(Group):
+    """What is said of all this."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    deadman_url: SecretRef | None = None
+    """Called while everything works, so that silence elsewhere raises an alarm."""
+    deadman_interval_seconds: float = Field(60.0, ge=1)
+
+
+class Settings(Group):
+    """The whole configuration file."""
+
+    server: ServerSettings = ServerSettings()
+    sources: dict[Name, Source] = {"alertmanager": AlertmanagerSource(), "generic": GenericSource()}
+    """Name in the path `/webhooks/<name>` -> how its body is understood and who may post."""
+    store: StoreSettings = StoreSettings()
+    autonomy: AutonomySettings = AutonomySettings()
+    guard: GuardSettings = GuardSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    workers: WorkerSettings = WorkerSettings()
+    grouping: GroupingSettings = GroupingSettings()
+    targets: tuple[TargetSettings, ...] = ()
+    runbooks: str = "runbooks"
+    """Folder of `*.yaml`, relative to the configuration file."""
+    backends: dict[Name, dict[str, Any]] = {}
+    """System -> its own settings, validated by its executors: `docker`, `app`, `http`, `filesystem`, `escalate`."""
+    policy: PolicySettings = PolicySettings()
+    reward: RewardSettings = RewardSettings()
+    health: HealthSettings = HealthSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @field_validator("targets")
+    @classmethod
+    def _names_are_unique(cls, targets: tuple[TargetSettings, ...]) -> tuple[TargetSettings, ...]:
+        seen: set[str] = set()
+        for target in targets:
+            if target.name in seen:
+                raise ValueError(f"two targets are named {target.name!r}")
+            seen.add(target.name)
+        return targets
+
+    @model_validator(mode="after")
+    def _open_doors_only_on_loopback(self) -> Settings:
+        if self.server.host in _LOOPBACK:
+            return self
+        if not self.server.tokens:
+            raise ValueError(f"server.host {self.server.host!r} is not loopback: server.tokens is needed")
+        for name, source in self.sources.items():
+            if source.auth.kind == "none":
+                raise ValueError(f"server.host is not loopback: sources.{name}.auth is needed")
+        return self
+
+
+class RunbookCandidate(Group):
+    """One thing to try."""
+
+    action: Name
+    params: dict[str, Any] = {}
+    target: Name | None = None
+    """A target of the configuration other than the incident's own."""
+    prior: float = Field(0.5, ge=-1, le=1)
+    """Expected reward as far as you know: the policy starts here and learns."""
+
+
+class Runbook(Group):
+    """What could be done about one kind of trouble, best guess first."""
+
+    name: Name
+    alert_class: str = Field(alias="class", min_length=1, max_length=64)
+    match: dict[str, str] = Field(min_length=1)
+    """Label (or `alertname`) -> value; `~regex` matches a regular expression over the whole value."""
+    target_kind: str | None = None
+    """Only for targets of this kind."""
+    candidates: tuple[RunbookCandidate, ...] = ()
+    settle_seconds: Seconds | None = None
+    """Overrides the target's, for rules with a long window."""
+
+    model_config = ConfigDict(populate_by_name=True)
