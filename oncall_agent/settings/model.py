@@ -58,28 +58,36 @@ class NoAuth(Group):
     """Nobody is asked: only accepted on loopback."""
 
     kind: Literal["none"] = "none"
+    """Default; every other kind asks for something."""
 
 
 class BearerAuth(Group):
     """`Authorization: Bearer ...`."""
 
     kind: Literal["bearer"]
+    """Chooses this way."""
     token: SecretRef
+    """The token that the sender presents, by reference."""
 
 
 class BasicAuth(Group):
     """`Authorization: Basic ...`."""
 
     kind: Literal["basic"]
+    """Chooses this way."""
     username: str = Field(min_length=1, max_length=128, pattern=r"^[^:]+$")
+    """As the sender presents it; no colon."""
     password: SecretRef
+    """By reference."""
 
 
 class HmacAuth(Group):
     """Signature of the body by HMAC-SHA256 in hexadecimal, with or without a prefix such as `sha256=`."""
 
     kind: Literal["hmac"]
+    """Chooses this way."""
     secret: SecretRef
+    """The key that both sides know, by reference."""
     header: str = Field("X-Signature-256", pattern=r"^[A-Za-z0-9-]{1,64}$")
     """The header that carries the signature."""
     timestamp_header: str | None = Field(None, pattern=r"^[A-Za-z0-9-]{1,64}$")
@@ -95,7 +103,9 @@ class AlertmanagerSource(Group):
     """Alertmanager's webhook, version 4."""
 
     kind: Literal["alertmanager"] = "alertmanager"
+    """Chooses this form; nothing else needs to be set for it."""
     auth: Auth = NoAuth()
+    """Who may post; needed when `server.host` is not loopback."""
 
 
 class GenericMapping(Group):
@@ -113,11 +123,15 @@ class GenericMapping(Group):
     """RFC 3339 text or epoch seconds (or milliseconds); if absent or null the time of receipt, and then a
     repeat can't be told from a new alert unless `fingerprint` is given and still open."""
     ends_at: str | None = None
+    """As `starts_at`; absent or null: not known."""
     severity: str | None = "severity"
+    """critical, error, warning or info; anything not understood counts as warning."""
     labels: str | None = "labels"
     """An object; values are made text."""
     annotations: str | None = "annotations"
+    """An object for people to read; never used to find a target or a runbook."""
     link: str | None = None
+    """Address of a page about the alert; http or https only."""
     resolved_values: tuple[str, ...] = ("resolved", "ok", "closed", "recovered")
     """Values of `status` (case ignored) that mean that the alert is over."""
 
@@ -126,8 +140,11 @@ class GenericSource(Group):
     """Any JSON body, mapped field by field."""
 
     kind: Literal["generic"] = "generic"
+    """Chooses this form."""
     auth: Auth = NoAuth()
+    """Who may post; needed when `server.host` is not loopback."""
     mapping: GenericMapping = GenericMapping()
+    """Where the fields of an alert stand in the body."""
 
 
 Source = Annotated[AlertmanagerSource | GenericSource, Field(discriminator="kind")]
@@ -151,9 +168,13 @@ class AutonomyRule(Group):
     """One grant; the first matching rule wins. `*` matches everything."""
 
     alert_class: str = Field("*", alias="class")
+    """Class that the first matching runbook gives to an alert."""
     action: str = "*"
+    """Action id."""
     target_class: str = "*"
+    """The target's own `target_class`."""
     level: Autonomy
+    """observe < shadow < suggest < approve < auto."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -164,20 +185,24 @@ class AutonomySettings(Group):
     default: Autonomy = Autonomy.SHADOW
     """Decides and records what it would do, touches nothing."""
     rules: tuple[AutonomyRule, ...] = ()
+    """Grants, most special first: the first that matches wins."""
 
 
 class FreezeWindow(Group):
     """A change freeze that returns every week or stands once."""
 
     name: Name
+    """Said with every refusal that the window causes."""
     days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
     """Days on which a weekly window starts; empty with `starts_at`/`ends_at` given."""
     start: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """Time of day, HH:MM in `timezone`."""
     end: str | None = Field(None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     """If not after `start`, the window ends on the next day."""
     timezone: str = "UTC"
     """IANA name."""
     starts_at: float | str | None = None
+    """RFC 3339 with offset or epoch seconds, for a window that stands once."""
     ends_at: float | str | None = None
     """RFC 3339 or epoch seconds, for a window that stands once."""
 
@@ -197,6 +222,7 @@ class FlapSettings(Group):
     count: int = Field(4, ge=2, le=100)
     """Opened this often within the window: no automation; further openings are suppressed."""
     window_seconds: Seconds = 3600.0
+    """How far back openings are counted."""
 
 
 class GuardSettings(Group):
@@ -209,13 +235,17 @@ class GuardSettings(Group):
     rate_per_service: int = Field(10, ge=0)
     """Attempts on one service within `rate_window_seconds`."""
     rate_window_seconds: Seconds = 3600.0
+    """How far back attempts are counted for both rates."""
     cooldown_seconds: dict[str, Seconds] = {}
     """Action id -> least time between two attempts on one target; overrides the action's own."""
     max_attempts: int = Field(3, ge=1, le=20)
     """Attempts per incident; then people are paged."""
     freeze_windows: tuple[FreezeWindow, ...] = ()
+    """While one stands, only actions of class R0 are permitted."""
     storm: StormSettings = StormSettings()
+    """Brake for many open incidents at once."""
     flapping: FlapSettings = FlapSettings()
+    """Brake for incidents that keep coming back."""
 
 
 class ApprovalSettings(Group):
@@ -259,13 +289,16 @@ class ProbeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: Name
+    """Kind of prober; its own keys stand beside it."""
 
 
 class TargetSettings(Group):
     """One entry of the allow-list: nothing outside it is ever touched."""
 
     name: Name
+    """What the log, the dashboard and runbooks call it; unique."""
     kind: Name
+    """What actions work on: `docker_container`, `http_app`, `directory`, or a plugin's own."""
     match: dict[str, str] = {}
     """Labels that an alert about it carries, all of them; default `{service: <service>}` or `{target: <name>}`."""
     service: str = ""
@@ -273,12 +306,15 @@ class TargetSettings(Group):
     address: dict[str, Any] = {}
     """Typed by kind: `container` for docker_container, `url` for http_app, `root` for directory, ..."""
     labels: dict[str, str] = {}
+    """Notes for people; nothing is decided by them."""
     target_class: str = "default"
+    """Your own grouping, for autonomy rules."""
     tier: int = Field(3, ge=0, le=5)
     """0 is the most important."""
     protected: bool = False
     """Never acted on, whatever else is configured."""
     instances: int = Field(1, ge=1)
+    """Instances that an action on it touches at most; compared with `guard.max_instances`."""
     settle_seconds: Seconds = 30.0
     """How long the probes must hold after a fix before it counts: at least the alert rule's window."""
     settle_interval_seconds: float = Field(5.0, gt=0)
@@ -286,6 +322,7 @@ class TargetSettings(Group):
     healthy_score: float = Field(80.0, ge=0, le=100)
     """From this health score on the target counts as healthy."""
     probes: tuple[ProbeSettings, ...] = ()
+    """How its health is read. Without any, an action's own verification is the only evidence."""
 
 
 class PolicySettings(Group):
@@ -314,49 +351,71 @@ class HealthSettings(Group):
     """Penalties of the health score: points taken off 100 at full saturation."""
 
     cpu: float = Field(25.0, ge=0, le=100)
+    """Points for a fully used CPU."""
     memory: float = Field(25.0, ge=0, le=100)
+    """Points for memory at its limit."""
     response: float = Field(25.0, ge=0, le=100)
+    """Points for slow answers."""
     errors: float = Field(50.0, ge=0, le=100)
+    """Points for failing requests."""
     error_lines: float = Field(10.0, ge=0, le=100)
+    """Points for error lines in the log."""
     cpu_high: float = Field(0.80, ge=0, lt=1)
     """No penalty below; the full one at 1."""
     memory_high: float = Field(0.80, ge=0, lt=1)
+    """No penalty below; the full one at 1."""
     response_high_seconds: float = Field(1.0, gt=0)
     """No penalty below; the full one at five times this."""
     error_rate_full: float = Field(0.20, gt=0, le=1)
+    """Fraction of failing requests at which the full penalty is reached."""
     error_lines_full: int = Field(50, ge=1)
+    """Error lines at which the full penalty is reached."""
 
 
 class TelemetrySettings(Group):
     """What is said of all this."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the log."""
     deadman_url: SecretRef | None = None
     """Called while everything works, so that silence elsewhere raises an alarm."""
     deadman_interval_seconds: float = Field(60.0, ge=1)
+    """Between two calls of `deadman_url`; alarm after about three of them."""
 
 
 class Settings(Group):
     """The whole configuration file."""
 
     server: ServerSettings = ServerSettings()
+    """The HTTP side: address, tokens, bounds."""
     sources: dict[Name, Source] = {"alertmanager": AlertmanagerSource(), "generic": GenericSource()}
     """Name in the path `/webhooks/<name>` -> how its body is understood and who may post."""
     store: StoreSettings = StoreSettings()
+    """The database."""
     autonomy: AutonomySettings = AutonomySettings()
+    """How far the daemon may go."""
     guard: GuardSettings = GuardSettings()
+    """Limits that nothing it learns can raise."""
     approvals: ApprovalSettings = ApprovalSettings()
+    """Questions to people."""
     workers: WorkerSettings = WorkerSettings()
+    """The loop that handles incidents."""
     grouping: GroupingSettings = GroupingSettings()
+    """Which alerts are one incident."""
     targets: tuple[TargetSettings, ...] = ()
+    """The allow-list: nothing outside it is ever touched."""
     runbooks: str = "runbooks"
     """Folder of `*.yaml`, relative to the configuration file."""
     backends: dict[Name, dict[str, Any]] = {}
     """System -> its own settings, validated by its executors: `docker`, `app`, `http`, `filesystem`, `escalate`."""
     policy: PolicySettings = PolicySettings()
+    """The learning part."""
     reward: RewardSettings = RewardSettings()
+    """What counts as good."""
     health: HealthSettings = HealthSettings()
+    """How a probe's readings become one number."""
     telemetry: TelemetrySettings = TelemetrySettings()
+    """The log and the dead-man call."""
 
     @field_validator("targets")
     @classmethod
@@ -384,7 +443,9 @@ class RunbookCandidate(Group):
     """One thing to try."""
 
     action: Name
+    """Action id."""
     params: dict[str, Any] = {}
+    """As the action declares them; see the reference of actions."""
     target: Name | None = None
     """A target of the configuration other than the incident's own."""
     prior: float = Field(0.5, ge=-1, le=1)
@@ -395,12 +456,15 @@ class Runbook(Group):
     """What could be done about one kind of trouble, best guess first."""
 
     name: Name
+    """Kept with every decision; unique over all files."""
     alert_class: str = Field(alias="class", min_length=1, max_length=64)
+    """Kind of trouble: what autonomy rules and the policy tell apart."""
     match: dict[str, str] = Field(min_length=1)
     """Label (or `alertname`) -> value; `~regex` matches a regular expression over the whole value."""
     target_kind: str | None = None
     """Only for targets of this kind."""
     candidates: tuple[RunbookCandidate, ...] = ()
+    """What to try. Asking a person and waiting are always among the candidates."""
     settle_seconds: Seconds | None = None
     """Overrides the target's, for rules with a long window."""
 
