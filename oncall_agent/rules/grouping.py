@@ -139,11 +139,9 @@ def group(
     flap: FlapSettings,
     new_id: Callable[[], str],
 ) -> Grouped:
-    """Decide about the alerts of one request; `known` itself is not changed.
+    """Decide about the alerts of one request, each given with its signal (`signal_of`).
 
-    Args:
-        placed: each alert with its signal (`signal_of`).
-        new_id: makes ids of alerts and incidents.
+    `known` itself is not changed (`Known.learn` does that); `new_id` makes ids of alerts and incidents.
     """
     board = _Board(known, flap, new_id)
     for signal, alert in placed:

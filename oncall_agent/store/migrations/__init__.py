@@ -1,0 +1,1 @@
+"""Alembic's revisions of the schema; `oncall_agent.store.migrate` runs them."""
