@@ -1,0 +1,1 @@
+"""The patients of the demo: small real processes that fall ill and get well."""
