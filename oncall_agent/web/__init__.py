@@ -1,0 +1,1 @@
+"""HTTP: translates between requests and calls, decides nothing."""

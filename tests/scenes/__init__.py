@@ -1,0 +1,1 @@
+"""Situations that several tests start from, made through the store's own interface."""
