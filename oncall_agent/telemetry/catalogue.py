@@ -49,6 +49,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     ),
     "attempt.recovered": ("incident_id", "attempt_id", "target", "action", "status", "reason"),
     "executor.spoke": ("attempt_id", "action", "target", "said"),
+    "page.written": ("title", "file"),
+    "page.refused": ("title", "file"),
     "page.failed": ("incident_id", "reason", "next_try_seconds"),
     "notice.sent": ("title", "ok"),
     "backend.changed": ("system", "ok", "reason"),

@@ -71,6 +71,7 @@ class Metrics:
 
     def _health(self) -> None:
         self.incidents = self._gauge("incidents", "Incidents now, by state.", "state")
+        self.queue_fill = self._gauge("queue_fill_ratio", "Open incidents as a fraction of store.max_open_incidents.")
         self.busy = self._gauge("workers_busy", "Incidents being handled now.")
         self.paused = self._gauge("paused", "1 while the kill switch is on.")
         self.ready = self._gauge("ready", "1 while the part works, 0 while it is off.", "part")
