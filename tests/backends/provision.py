@@ -1,0 +1,114 @@
+"""Starts several backends side by side and remembers what became of each."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends import compose, packages
+from backends.alerting import AlertmanagerBinary, PrometheusBinary
+from backends.base import Backend, MissingBackendError
+from backends.chromium import Chromium
+from backends.docker_engine import Docker
+from backends.postgres_server import Postgres
+from backends.redis_server import Redis
+
+ALL: tuple[type[Backend], ...] = (Docker, Redis, Postgres, AlertmanagerBinary, PrometheusBinary, Chromium)
+NAMES = tuple(backend.name for backend in ALL)
+MISSING_PREFIX = "ONCALL_TEST_MISSING_"
+NOT_PROVISIONED = "not provisioned (scripts/test starts it)"
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What became of one backend: its variables, or the reason why it is missing."""
+
+    name: str
+    seconds: float
+    variables: dict[str, str]
+    missing: str | None = None
+
+
+class Provisioner:
+    """Installs, starts and stops a set of backends; `stop` is safe to call at any time."""
+
+    def __init__(self, names: Iterable[str], cache: Path, show: Callable[[Provisioned], None]) -> None:
+        wanted = set(names)
+        self._backends: list[Backend] = [kind() for kind in ALL if kind.name in wanted]
+        self._cache = cache
+        self._show = show
+        self._folder = Path(tempfile.mkdtemp(prefix="oncall-test-"))
+        self._folder.chmod(0o711)
+
+    def missing_packages(self) -> list[str]:
+        """The Debian packages that are still to be installed."""
+        return packages.missing_packages(need for backend in self._backends for need in backend.needs)
+
+    def install(self) -> str | None:
+        """Install them in one transaction, else backend by backend; what went wrong, or None."""
+        trouble = packages.install(self.missing_packages())
+        if trouble is None:
+            return None
+        for backend in self._backends:
+            packages.install(packages.missing_packages(backend.needs))
+        self._take_from_compose()
+        return trouble if self.missing_packages() else None
+
+    def _take_from_compose(self) -> None:
+        """Replace what is still not installed by its container, where docker compose can run it."""
+        unmet = [
+            b.name for b in self._backends if packages.missing_packages(b.needs) and b.name in compose.INSTEAD
+        ]
+        if unmet and compose.is_available():
+            self._backends = [compose.INSTEAD[b.name]() if b.name in unmet else b for b in self._backends]
+
+    def start(self) -> list[Provisioned]:
+        """Start all of them in parallel; a failure is a missing backend, never an exception."""
+        with ThreadPoolExecutor(max_workers=max(1, len(self._backends))) as pool:
+            pending = [pool.submit(self._start_one, backend) for backend in self._backends]
+            results = [self._shown(done.result()) for done in as_completed(pending)]
+        return sorted(results, key=lambda result: NAMES.index(result.name))
+
+    def stop(self) -> None:
+        """Stop all of them and remove their files."""
+        with ThreadPoolExecutor(max_workers=max(1, len(self._backends))) as pool:
+            list(pool.map(_stop_one, self._backends))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start_one(self, backend: Backend) -> Provisioned:
+        began = time.monotonic()
+        try:
+            folder = self._folder / backend.name
+            folder.mkdir(parents=True, exist_ok=True)
+            variables = backend.start(folder, self._cache)
+        except MissingBackendError as error:
+            return Provisioned(backend.name, time.monotonic() - began, {}, str(error))
+        except Exception as error:  # noqa: BLE001 - a backend's client may raise anything; it is then missing
+            return Provisioned(backend.name, time.monotonic() - began, {}, f"{type(error).__name__}: {error}")
+        return Provisioned(backend.name, time.monotonic() - began, variables)
+
+    def _shown(self, result: Provisioned) -> Provisioned:
+        self._show(result)
+        return result
+
+
+def _stop_one(backend: Backend) -> None:
+    try:
+        backend.stop()
+    except Exception as error:  # noqa: BLE001 - the others must still be stopped
+        os.write(2, f"stopping {backend.name}: {error}\n".encode())
+
+
+def environment(results: Iterable[Provisioned]) -> dict[str, str]:
+    """The variables for the tests: those of the real backends, and a reason for each missing one."""
+    variables: dict[str, str] = {}
+    for result in results:
+        if result.missing is None:
+            variables.update(result.variables)
+        else:
+            variables[MISSING_PREFIX + result.name.upper()] = result.missing
+    return variables
