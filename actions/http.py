@@ -20,7 +20,6 @@ from oncall_agent.contract import (
     PermanentError,
     Receipt,
     RiskClass,
-    Secret,
     held,
 )
 from oncall_agent.contract.http import HttpAnswer, SafeHttp, SentError
@@ -186,9 +185,7 @@ class CallEndpoint(Executor):
             allowed=self._settings.allowed(url, ctx.target.address.get("url")),
             timeout_seconds=min(self._settings.timeout_seconds, ctx.seconds_left),
             headers={**call.headers, **({"Idempotency-Key": key} if key else {})},
-            secret_headers={
-                name: Secret(resolve(ref).reveal()) for name, ref in endpoint.secret_headers.items()
-            },
+            secret_headers={name: resolve(ref) for name, ref in endpoint.secret_headers.items()},
             json=fill(call.body, values) if call.body is not None else None,
         )
 

@@ -18,7 +18,12 @@ class Breaker:
     """Opens at a failure rate of 50 % over the last calls within the window; plain state, no I/O."""
 
     def __init__(
-        self, *, window_seconds: float = 60.0, least_calls: int = 5, rate: float = 0.5, open_seconds: float = 30.0
+        self,
+        *,
+        window_seconds: float = 60.0,
+        least_calls: int = 5,
+        rate: float = 0.5,
+        open_seconds: float = 30.0,
     ) -> None:
         self._calls: deque[tuple[float, bool]] = deque(maxlen=100)
         self._window, self._least, self._rate, self._pause = window_seconds, least_calls, rate, open_seconds

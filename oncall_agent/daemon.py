@@ -19,7 +19,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 from oncall_agent import __version__, sdnotify
 from oncall_agent.contract import SCORECARD, ActionSpec, Clock, SystemClock
 from oncall_agent.contract.secret import resolve
-from oncall_agent.errors import PolicyError
+from oncall_agent.errors import ConfigError, PolicyError
 from oncall_agent.loops import every, keep_alive
 from oncall_agent.notify import Notifier
 from oncall_agent.pipeline import Services
@@ -53,6 +53,7 @@ class Daemon:
         self._plugins = plugins or find()
         self._stack = AsyncExitStack()
         self._loops: list[asyncio.Task[None]] = []
+        self._committed = -1
 
     @property
     def address(self) -> str:
@@ -85,11 +86,16 @@ class Daemon:
             rate_window_seconds=settings.guard.rate_window_seconds,
         )
         self._stack.push_async_callback(self.store.close)
-        await self.store.release_all(self.clock.now())
+        if settings.store.url.startswith("sqlite"):
+            # An embedded database has one owner: whoever held leases is dead.
+            await self.store.release_all(self.clock.now())
         self.registry = await self._stack.enter_async_context(Registry(self._plugins, settings.backends))
         self.services = await self._services()
         notifier = Notifier(
-            lambda: self.registry.executors.get(ESCALATE), pools=self.services.pools, clock=self.clock, log=self.log
+            lambda: self.registry.executors.get(ESCALATE),
+            pools=self.services.pools,
+            clock=self.clock,
+            log=self.log,
         )
         self.service = ActionService(self.services, notifier, worker=f"{socket.gethostname()}:{os.getpid()}")
         self.service.start()
@@ -131,7 +137,9 @@ class Daemon:
             return policy_of(LinearThompson, blob, updates, settings)
         except PolicyError as error:
             # What was learned can't be read (another features schema, say): the runbooks' own order still can.
-            self.log.warning("config.warned", reason=f"starting from the runbooks, the stored policy is off: {error}")
+            self.log.warning(
+                "config.warned", reason=f"starting from the runbooks, the stored policy is off: {error}"
+            )
             fresh = LinearThompson(settings, version=await self.store.policy_version())
             await self.store.save_checkpoint(fresh.version, fresh.snapshot(), self.clock.now())
             return fresh
@@ -154,7 +162,11 @@ class Daemon:
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, server.host, server.port, backlog=1024, reuse_address=True)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            reason = f"can't listen on {server.host}:{server.port}: {error.strerror or error}"
+            raise ConfigError(reason, file=str(self.loaded.path), key="server.port") from error
         self.port = int(runner.addresses[0][1])
 
     def _spawn_watchers(self) -> None:
@@ -170,9 +182,11 @@ class Daemon:
         self._loops.append(asyncio.create_task(guarded, name=f"loop-{name}"))
 
     async def _pat(self) -> None:
-        """Tell systemd that the daemon lives, only while the writer answers: a hung store must not look alive."""
-        await self.store.stats()
-        if self.service.readiness().parts["workers"] in ("ok", "stopping"):
+        """Tell systemd that the daemon lives, only while the writer moves: a hung store must not look alive."""
+        stats = await self.store.stats()
+        moves = stats.waiting == 0 or bool(stats.failing_for) or stats.committed != self._committed
+        self._committed = stats.committed
+        if moves and self.service.readiness().parts["workers"] in ("ok", "stopping"):
             sdnotify.notify("WATCHDOG=1")
 
     async def _beat(self) -> None:
@@ -180,10 +194,12 @@ class Daemon:
         url = self.settings.telemetry.deadman_url
         if url is None or not self.service.readiness().ok:
             return
-        async with ClientSession(timeout=ClientTimeout(total=10)) as session:
-            async with session.get(resolve(url).reveal(), allow_redirects=False) as answer:
-                if answer.status >= 400:  # noqa: PLR2004 - HTTP errors start there
-                    self.log.warning("heartbeat.failed", error=f"status {answer.status}")
+        async with (
+            ClientSession(timeout=ClientTimeout(total=10)) as session,
+            session.get(resolve(url).reveal(), allow_redirects=False) as answer,
+        ):
+            if answer.status >= 400:  # noqa: PLR2004 - HTTP errors start there
+                self.log.warning("heartbeat.failed", error=f"status {answer.status}")
 
     async def stop(self, reason: str) -> None:
         """Stop claiming, finish what runs, close in the reverse order of opening. Safe to call twice."""

@@ -26,9 +26,11 @@ async def keep_alive(
         except StoreError as error:
             metrics.store_errors.inc()
             log.warning("store.failed", loop=name, error=str(error)[:300], wait_seconds=round(wait, 2))
-        except Exception as error:  # noqa: BLE001 - a loop outlives whatever its step raises
+        except Exception as error:
             metrics.loop_failures.labels(name).inc()
-            log.warning("loop.failed", loop=name, error=repr(error)[:300], wait_seconds=round(wait, 2), exc_info=error)
+            log.warning(
+                "loop.failed", loop=name, error=repr(error)[:300], wait_seconds=round(wait, 2), exc_info=error
+            )
         else:
             wait = _FIRST_WAIT_SECONDS
             continue
@@ -36,7 +38,9 @@ async def keep_alive(
         wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
 
-def every(seconds: float, action: Callable[[], Awaitable[None]], clock: Clock) -> Callable[[], Awaitable[None]]:
+def every(
+    seconds: float, action: Callable[[], Awaitable[None]], clock: Clock
+) -> Callable[[], Awaitable[None]]:
     """Make a step that does something and then waits."""
 
     async def step() -> None:

@@ -190,7 +190,6 @@ class EndReason(StrEnum):
     AUTONOMY_OBSERVE = "autonomy_observe"
     AUTONOMY_SHADOW = "autonomy_shadow"
     AUTONOMY_SUGGEST = "autonomy_suggest"
-    ROLLED_BACK = "rolled_back"
     MADE_WORSE = "made_worse"
     TOO_OLD = "too_old"
     POISONED = "poisoned"

@@ -31,9 +31,7 @@ class Notifier:
     pipeline. A notice that does not fit or does not go out is logged.
     """
 
-    def __init__(
-        self, pager: Callable[[], Executor | None], *, pools: Pools, clock: Clock, log: Any
-    ) -> None:
+    def __init__(self, pager: Callable[[], Executor | None], *, pools: Pools, clock: Clock, log: Any) -> None:
         self._pager, self._pools, self._clock, self._log = pager, pools, clock, log
         self._waiting: asyncio.Queue[Notice] = asyncio.Queue(_WAITING_NOTICES)
 

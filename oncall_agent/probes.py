@@ -44,10 +44,15 @@ class Probes:
                 detail[name] = {"blind": answer}
             else:
                 readings.append(answer)
-                detail[name] = {**{k: v for k, v in asdict(answer.signals).items() if v is not None}, **answer.facts}
+                detail[name] = {
+                    **{k: v for k, v in asdict(answer.signals).items() if v is not None},
+                    **answer.facts,
+                }
         return self._merged(now, target, readings, detail)
 
-    def _merged(self, now: float, target: Target, readings: list[Reading], detail: dict[str, Any]) -> Measurement:
+    def _merged(
+        self, now: float, target: Target, readings: list[Reading], detail: dict[str, Any]
+    ) -> Measurement:
         signals = health.merge([reading.signals for reading in readings]) if readings else Signals()
         score = health.score(signals, self._weights)
         # Blind on one probe is not healthy: what it would have said is unknown.

@@ -121,7 +121,7 @@ class Registry:
                 self.probers[name] = prober
         return self
 
-    async def _open(self, name: str, kind: type[Executor] | type[Prober], system: str) -> Executor | Prober | None:
+    async def _open(self, name: str, kind: type[Executor | Prober], system: str) -> Executor | Prober | None:
         try:
             return await self._stack.enter_async_context(kind(self._settings.get(system, {})))
         except Exception as error:  # noqa: BLE001 - a broken plugin switches off itself only

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 MAX_TRIES = 5
 MAX_FACTS = 16_384
+_MAX_FACT = 512
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 10.0
 _ROLLBACK_SECONDS = 120.0
@@ -83,14 +84,18 @@ async def run(
     except TimeoutError:
         progress.in_doubt(ctx)
         detail = f"not done within {executor.spec.deadline_seconds:g} s"
-        return await _undone(executor, ctx, progress.ended(OutcomeStatus.FAILED, OutcomeReason.DEADLINE, detail))
+        return await _undone(
+            executor, ctx, progress.ended(OutcomeStatus.FAILED, OutcomeReason.DEADLINE, detail)
+        )
     except asyncio.CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - any ending of foreign code becomes one value
         return await _undone(executor, ctx, _failure(error, progress, ctx))
 
 
-async def precheck(executor: Executor, ctx: ActionContext, *, max_instances: int, within_seconds: float) -> Check:
+async def precheck(
+    executor: Executor, ctx: ActionContext, *, max_instances: int, within_seconds: float
+) -> Check:
     """Ask whether execute may go on, read-only; an error or silence is a no with its reason.
 
     Args:
@@ -169,7 +174,9 @@ async def _steps(
     await journal.keep(progress.receipt)
     if not may_go_on():
         return progress.ended(OutcomeStatus.INTERRUPTED, OutcomeReason.KILL_SWITCH, "before verify")
-    verified = await _timed("verify", progress, ctx, _tried(lambda: executor.verify(ctx, receipt), ctx, progress))
+    verified = await _timed(
+        "verify", progress, ctx, _tried(lambda: executor.verify(ctx, receipt), ctx, progress)
+    )
     progress.verification = bounded(verified)
     if verified.ok:
         return progress.ended(OutcomeStatus.SUCCEEDED, OutcomeReason.VERIFIED, verified.reason)
@@ -199,7 +206,10 @@ async def _tried(step: Callable[[], Awaitable[T]], ctx: ActionContext, progress:
                 raise
             progress.retries += 1
             ctx.log.info(
-                "attempt.retried", try_number=number, wait_seconds=round(pause, 3), error=redact(error.message)[:300]
+                "attempt.retried",
+                try_number=number,
+                wait_seconds=round(pause, 3),
+                error=redact(error.message)[:300],
             )
             await ctx.clock.sleep(pause)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
@@ -217,7 +227,9 @@ def _failure(error: Exception, progress: _Progress, ctx: ActionContext) -> Outco
         return progress.ended(OutcomeStatus.FAILED, OutcomeReason.PERMANENT_ERROR, error.message)
     progress.in_doubt(ctx)
     ctx.log.warning("executor.spoke", said="unexpected error", exc_info=error)
-    return progress.ended(OutcomeStatus.FAILED, OutcomeReason.UNEXPECTED_ERROR, f"{type(error).__name__}: {error}")
+    return progress.ended(
+        OutcomeStatus.FAILED, OutcomeReason.UNEXPECTED_ERROR, f"{type(error).__name__}: {error}"
+    )
 
 
 async def _undone(executor: Executor, ctx: ActionContext, outcome: Outcome) -> Outcome:
@@ -238,7 +250,10 @@ def bounded_facts(facts: JsonObject, limit: int = MAX_FACTS) -> JsonObject:
     cleaned: dict[str, Any] = _clean(facts)
     if len(str(cleaned)) <= limit:
         return cleaned
-    return {key: value if len(str(value)) <= 512 else f"{str(value)[:512]}..." for key, value in cleaned.items()}
+    return {
+        key: value if len(str(value)) <= _MAX_FACT else f"{str(value)[:_MAX_FACT]}..."
+        for key, value in cleaned.items()
+    }
 
 
 def _clean(value: Any) -> Any:

@@ -29,6 +29,7 @@ _PING_SECONDS = 30.0
 _PING_LIMIT_SECONDS = 5.0
 _CONSERVATION_SECONDS = 15.0
 _HOUSEKEEPING_SECONDS = 60.0
+_HOUSEKEEPING_SLICES = 100
 _EXPIRY_SECONDS = 1.0
 _LAG_SECONDS = 0.5
 
@@ -97,7 +98,9 @@ class ActionService:
             unfinished = len(late)
         for loop in [*self._loops, *(held.handling for held in self._held.values())]:
             loop.cancel()
-        await asyncio.gather(*self._loops, *(held.handling for held in self._held.values()), return_exceptions=True)
+        await asyncio.gather(
+            *self._loops, *(held.handling for held in self._held.values()), return_exceptions=True
+        )
         return unfinished
 
     # --- claiming and handling ----------------------------------------------------------------------------
@@ -141,10 +144,16 @@ class ActionService:
         except StoreError as error:
             self._failing["store"] = str(error)[:200]
             self._services.metrics.store_errors.inc()
-            self._services.log.warning("store.failed", loop="handling", error=str(error)[:300], wait_seconds=0)
-        except Exception as error:  # noqa: BLE001 - one incident must not take the daemon down; its lease runs out
             self._services.log.warning(
-                "incident.failed", incident_id=incident.id, target=incident.target, error=repr(error)[:300], exc_info=error
+                "store.failed", loop="handling", error=str(error)[:300], wait_seconds=0
+            )
+        except Exception as error:
+            self._services.log.warning(
+                "incident.failed",
+                incident_id=incident.id,
+                target=incident.target,
+                error=repr(error)[:300],
+                exc_info=error,
             )
             await self._give_back(claimed, repr(error))
         finally:
@@ -199,7 +208,9 @@ class ActionService:
         if held is None or not held.valid or self._stopping:
             return
         lease = (claimed.incident.id, claimed.incident.fence)
-        pause = min(2.0 ** min(claimed.incident.claim_count, 5) * 0.25, self._services.settings.workers.lease_seconds)
+        pause = min(
+            2.0 ** min(claimed.incident.claim_count, 5) * 0.25, self._services.settings.workers.lease_seconds
+        )
         try:
             await self._services.store.renew([lease], pause, self._services.clock.now())
         except StoreError:
@@ -212,7 +223,9 @@ class ActionService:
         leases = [(incident_id, held.fence) for incident_id, held in self._held.items()]
         if not leases:
             return
-        kept = await services.store.renew(leases, services.settings.workers.lease_seconds, services.clock.now())
+        kept = await services.store.renew(
+            leases, services.settings.workers.lease_seconds, services.clock.now()
+        )
         for incident_id, fence in leases:
             held = self._held.get(incident_id)
             if incident_id not in kept and held is not None and held.fence == fence:
@@ -254,7 +267,9 @@ class ActionService:
 
     async def _keep_house(self) -> None:
         services = self._services
-        await services.store.housekeeping(services.clock.now())
+        for _ in range(_HOUSEKEEPING_SLICES):
+            if await services.store.housekeeping(services.clock.now()) == 0:
+                break
         policy = services.policy
         if policy.version - self._checkpointed >= services.settings.policy.checkpoint_every:
             await services.store.save_checkpoint(policy.version, policy.snapshot(), services.clock.now())

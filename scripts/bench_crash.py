@@ -45,7 +45,9 @@ class Target(asyncio.Protocol):
         self.received += data
         while (head := self.received.find(b"\r\n\r\n")) >= 0:
             lines = self.received[:head].split(b"\r\n")
-            fields = {key.lower(): value.strip() for key, _, value in (line.partition(b":") for line in lines[1:])}
+            fields = {
+                key.lower(): value.strip() for key, _, value in (line.partition(b":") for line in lines[1:])
+            }
             length = int(fields.get(b"content-length", b"0"))
             if len(self.received) < head + 4 + length:
                 return
@@ -64,7 +66,10 @@ class Target(asyncio.Protocol):
         elif path == b"/sicken":
             self.fixed.clear()
         body = json.dumps(value).encode()
-        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n" % len(body) + body)
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n" % len(body)
+            + body
+        )
 
 
 async def serve_target(port: int) -> None:
@@ -96,7 +101,14 @@ def configuration(folder: Path, target_port: int) -> Path:
         "telemetry": {"level": "warning"},
         "workers": {"max_claims": 50},
         "backends": {
-            "http": {"endpoints": {"fix": {"url": "/fix", "verify": {"url": "/status", "assertion": "ok", "within_seconds": 0}}}},
+            "http": {
+                "endpoints": {
+                    "fix": {
+                        "url": "/fix",
+                        "verify": {"url": "/status", "assertion": "ok", "within_seconds": 0},
+                    }
+                }
+            },
             "escalate": {"file": str(folder / "pages.jsonl")},
         },
         "targets": [
@@ -120,14 +132,21 @@ def configuration(folder: Path, target_port: int) -> Path:
 def alert(number: int) -> bytes:
     one = {
         "status": "firing",
-        "labels": {"alertname": "Crash", "service": f"t{number % TARGETS}", "severity": "critical", "run": str(number)},
+        "labels": {
+            "alertname": "Crash",
+            "service": f"t{number % TARGETS}",
+            "severity": "critical",
+            "run": str(number),
+        },
         "annotations": {},
         "startsAt": "2026-11-21T07:15:42.883Z",
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "",
         "fingerprint": f"{number:016x}",
     }
-    return json.dumps({"version": "4", "status": "firing", "receiver": "c", "groupKey": "{}", "alerts": [one]}).encode()
+    return json.dumps(
+        {"version": "4", "status": "firing", "receiver": "c", "groupKey": "{}", "alerts": [one]}
+    ).encode()
 
 
 class Sender:
@@ -190,7 +209,9 @@ async def torment(file: Path, port: int, kills: int, rng: random.Random) -> tupl
         else:
             await asyncio.to_thread(listening, port)
         if (done + 1) % 20 == 0:
-            print(f"{done + 1} kills, {sender.acknowledged} acknowledged, {sender.repeats} repeats", flush=True)
+            print(
+                f"{done + 1} kills, {sender.acknowledged} acknowledged, {sender.repeats} repeats", flush=True
+            )
     await asyncio.to_thread(listening, port)
     sender.stopping = True
     await sending
@@ -229,7 +250,12 @@ def measure(kills: int, seed: int) -> int:
 
 
 def report(
-    sender: Sender, early: int, kills: int, balance: dict[str, Any], effects: dict[str, int], audit: dict[str, Any]
+    sender: Sender,
+    early: int,
+    kills: int,
+    balance: dict[str, Any],
+    effects: dict[str, int],
+    audit: dict[str, Any],
 ) -> int:
     suppressed = sum(balance["suppressed"].values())
     kept = sum(balance[term] for term in ("open", "resolved", "escalated", "dead_lettered"))
@@ -240,7 +266,12 @@ def report(
         ("posts that had to be repeated", f"{sender.repeats:,}", "", True),
         ("alerts in incidents", f"{kept:,}", f"{sender.acknowledged:,}", kept == sender.acknowledged),
         ("still open", str(balance["open"]), "0", balance["open"] == 0),
-        ("resolved / escalated", f"{balance['resolved']:,} / {balance['escalated']:,}", "", balance["resolved"] > 0),
+        (
+            "resolved / escalated",
+            f"{balance['resolved']:,} / {balance['escalated']:,}",
+            "",
+            balance["resolved"] > 0,
+        ),
         ("duplicates told apart", str(suppressed), "", True),
         ("conservation", "balanced" if balance["balanced"] else "BROKEN", "balanced", balance["balanced"]),
         ("attempts that had an effect", f"{len(effects):,}", "", len(effects) > 0),

@@ -131,7 +131,12 @@ def configuration(folder: Path, target_port: int) -> Path:
 
 
 def alert(number: int) -> bytes:
-    labels = {"alertname": "Bench", "service": f"t{number % TARGETS}", "severity": "critical", "run": str(number)}
+    labels = {
+        "alertname": "Bench",
+        "service": f"t{number % TARGETS}",
+        "severity": "critical",
+        "run": str(number),
+    }
     one = {
         "status": "firing",
         "labels": labels,
@@ -141,7 +146,9 @@ def alert(number: int) -> bytes:
         "generatorURL": "",
         "fingerprint": f"{number:016x}",
     }
-    return json.dumps({"version": "4", "status": "firing", "receiver": "b", "groupKey": "{}", "alerts": [one]}).encode()
+    return json.dumps(
+        {"version": "4", "status": "firing", "receiver": "b", "groupKey": "{}", "alerts": [one]}
+    ).encode()
 
 
 async def post(port: int, first: int, count: int, rate: float) -> list[float]:
@@ -195,7 +202,16 @@ def measure(seconds: float) -> int:
         file = configuration(Path(name), target_port)
         target = subprocess.Popen([sys.executable, __file__, "target", str(target_port)])
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "oncall_agent", "run", "--config", str(file), "--port", str(port := free_port())],
+            [
+                sys.executable,
+                "-m",
+                "oncall_agent",
+                "run",
+                "--config",
+                str(file),
+                "--port",
+                str(port := free_port()),
+            ],
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -249,9 +265,24 @@ def report(
     resolved = balance["resolved"]
     rows = (
         ("bare echo, requests/s (the machine's limit)", f"{echo:,.0f}", "", True),
-        (f"webhook to executor p50 at {LATENCY_RATE}/s, ms", f"{p50:.1f}", f"< {LATENCY_P50_MS:g}", p50 < LATENCY_P50_MS),
-        (f"webhook to executor p99 at {LATENCY_RATE}/s, ms", f"{p99:.1f}", f"< {LATENCY_P99_MS:g}", p99 < LATENCY_P99_MS),
-        ("incidents/s, webhook to terminal state", f"{rate:.0f}", f">= {FLOW_RATE * 0.97:.0f}", rate >= FLOW_RATE * 0.97),
+        (
+            f"webhook to executor p50 at {LATENCY_RATE}/s, ms",
+            f"{p50:.1f}",
+            f"< {LATENCY_P50_MS:g}",
+            p50 < LATENCY_P50_MS,
+        ),
+        (
+            f"webhook to executor p99 at {LATENCY_RATE}/s, ms",
+            f"{p99:.1f}",
+            f"< {LATENCY_P99_MS:g}",
+            p99 < LATENCY_P99_MS,
+        ),
+        (
+            "incidents/s, webhook to terminal state",
+            f"{rate:.0f}",
+            f">= {FLOW_RATE * 0.97:.0f}",
+            rate >= FLOW_RATE * 0.97,
+        ),
         ("seconds behind when the last was posted", f"{behind:.2f}", "", True),
         ("daemon CPU per incident, ms", f"{1000 * used / count:.2f}", "", True),
         ("incidents resolved", f"{resolved:,}", f"{expected:,}", resolved == expected),

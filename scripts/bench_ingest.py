@@ -15,17 +15,30 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from oncall_agent.contract import SystemClock
+from oncall_agent.rules.placement import Placement
+from oncall_agent.settings.model import Settings
+from oncall_agent.store import Store
+from oncall_agent.telemetry import log
+from oncall_agent.telemetry.metrics import Metrics
+from oncall_agent.web.app import build
+from oncall_agent.web.parts import Parts
 
 CONNECTIONS = 32
 PACED_RATE = 2_000
@@ -55,8 +68,6 @@ class Load:
 
 def serve_echo(port: int) -> None:
     """The limit of the machine: the least that an aiohttp server can do with a JSON body."""
-    import uvloop
-    from aiohttp import web
 
     async def echo(request: web.Request) -> web.Response:
         return web.json_response(await request.json())
@@ -68,21 +79,10 @@ def serve_echo(port: int) -> None:
 
 def serve_ingest(port: int, database: str) -> None:
     """The daemon's web application and its store; no worker takes the incidents up."""
-    import uvloop
-
     uvloop.run(_serve_ingest(port, database))
 
 
 async def _serve_ingest(port: int, database: str) -> None:
-    from oncall_agent.contract import SystemClock
-    from oncall_agent.rules.placement import Placement
-    from oncall_agent.settings.model import Settings
-    from oncall_agent.store import Store
-    from oncall_agent.telemetry import log
-    from oncall_agent.telemetry.metrics import Metrics
-    from oncall_agent.web.app import build
-    from oncall_agent.web.parts import Parts
-
     log.configure("warning")
     store_settings = {"url": f"sqlite:///{database}", "max_open_incidents": 10_000_000}
     settings = Settings.model_validate({"server": {"port": port}, "store": store_settings})
@@ -106,7 +106,7 @@ async def _serve_ingest(port: int, database: str) -> None:
         metrics=Metrics(),
         actions=list,
         backends=list,
-        readiness=lambda: Ready(),
+        readiness=Ready,
         explain=explain,
         policy=dict,
     )
@@ -119,14 +119,10 @@ async def _serve_ingest(port: int, database: str) -> None:
 @dataclass(frozen=True)
 class Ready:
     ok: bool = True
-    parts: dict[str, str] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 async def _serve(app: Any, port: int) -> None:
-    import signal
-
-    from aiohttp import web
-
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, port).start()
@@ -150,7 +146,10 @@ ALERT = json.dumps(
             "service": "svc-NUMBER",
             "severity": "critical",
         },
-        "annotations": {"summary": "error ratio 42 on checkout/pay", "runbook_url": "http://127.0.0.1/runbooks/x"},
+        "annotations": {
+            "summary": "error ratio 42 on checkout/pay",
+            "runbook_url": "http://127.0.0.1/runbooks/x",
+        },
         "startsAt": "2026-11-21T07:15:42.883Z",
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "http://prometheus:9090/graph?g0.expr=app_error_ratio",
@@ -195,6 +194,9 @@ class Connection(asyncio.Protocol):
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(exc or ConnectionResetError("closed"))
 
+    def close(self) -> None:
+        self._transport.close()
+
     async def ask(self, request: bytes) -> int:
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -206,34 +208,48 @@ def framed(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-async def drive(port: int, path: str, seconds: float, per_request: int, first: int, rate: float) -> Load:
-    """Keep every connection busy for so long, or start requests at a given rate (0: as fast as answered)."""
-    loop = asyncio.get_running_loop()
-    bodies = _bodies(per_request, first)
+@dataclass(frozen=True)
+class Order:
+    """What the generator shall do; `rate` 0 is as fast as it is answered."""
+
+    port: int
+    path: str
+    seconds: float
+    per_request: int
+    first: int
+    rate: float = 0.0
+
+
+async def drive(order: Order) -> Load:
+    """Keep every connection busy for so long, or start requests at the given rate."""
+    bodies = _bodies(order.per_request, order.first)
+    # Not loop.time(): uvloop rounds it to milliseconds.
+    clock = time.perf_counter
     latencies: list[float] = []
     bad = 0
-    begun = loop.time()
+    begun = clock()
 
     async def work(number: int) -> None:
         nonlocal bad
-        _, connection = await loop.create_connection(Connection, HOST, port)
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, order.port)
         turn = number
-        while (now := loop.time()) < begun + seconds:
-            due = begun + turn / rate if rate else now
+        while (now := clock()) < begun + order.seconds:
+            due = begun + turn / order.rate if order.rate else now
             if due > now:
                 await asyncio.sleep(due - now)
-            request = framed(path, next(bodies))
+            request = framed(order.path, next(bodies))
             # From when it was due, not from when it was sent: a stalled server must not hide its queue.
-            started = due if rate else loop.time()
+            started = due if order.rate else clock()
             bad += await connection.ask(request) not in (200, 202)
-            latencies.append(loop.time() - started)
+            latencies.append(clock() - started)
             turn += CONNECTIONS
-        connection._transport.close()  # noqa: SLF001 - its own class
+        connection.close()
 
     await asyncio.gather(*(work(number) for number in range(CONNECTIONS)))
+    seconds = clock() - begun
     latencies.sort()
-    at = lambda share: 1000 * latencies[min(len(latencies) - 1, int(share * len(latencies)))]  # noqa: E731
-    return Load(len(latencies), loop.time() - begun, at(0.5), at(0.99), bad)
+    p50, p99 = (1000 * latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
+    return Load(len(latencies), seconds, p50, p99, bad)
 
 
 def _bodies(per_request: int, first: int) -> Iterator[bytes]:
@@ -277,12 +293,10 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-def loaded(port: int, path: str, seconds: float, per_request: int, first: int, rate: float = 0.0) -> Load:
+def loaded(order: Order) -> Load:
     """Run the generator in a process of its own."""
-    numbers = [str(port), path, str(seconds), str(per_request), str(first), str(rate)]
-    done = subprocess.run(
-        [sys.executable, __file__, "drive", *numbers], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, __file__, "drive", json.dumps(asdict(order))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return Load(**json.loads(done.stdout))
@@ -294,64 +308,72 @@ def conservation(port: int) -> dict[str, Any]:
         return found
 
 
-def measure(seconds: float, rounds: int) -> int:
-    echo_port, ingest_port = free_port(), free_port()
+@dataclass
+class Figures:
+    """All that was measured; `sent` counts the alerts that were acknowledged."""
+
+    echo: list[Load] = field(default_factory=list)
+    single: list[Load] = field(default_factory=list)
+    paced: list[Load] = field(default_factory=list)
+    many: list[Load] = field(default_factory=list)
+    sent: int = 0
+    balance: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(seconds: float, rounds: int) -> Figures:
+    """Measure echo and ingest in turn, so that both see the same machine."""
+    echo_port, port = free_port(), free_port()
+    figures = Figures()
+    first = itertools.count(1, 10_000_000)
+
+    def ingest(per_request: int, rate: float = 0.0) -> Load:
+        load = loaded(Order(port, "/webhooks/alertmanager", seconds, per_request, next(first), rate))
+        figures.sent += (load.requests - load.bad) * per_request
+        return load
+
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as folder:
         database = str(Path(folder) / "bench.db")
-        echo, single = [], []
-        sent = 0
-
-        def ingest(per_request: int, rate: float = 0.0) -> Load:
-            nonlocal sent
-            load = loaded(ingest_port, "/webhooks/alertmanager", seconds, per_request, 1 + sent, rate)
-            # The next run starts far beyond the last number that this one used.
-            acknowledged.append((load.requests - load.bad) * per_request)
-            sent += 2 * load.requests * per_request + 100_000
-            return load
-
-        acknowledged: list[int] = []
         with (
             process("echo", str(echo_port), port=echo_port),
-            process("ingest", str(ingest_port), database, port=ingest_port),
+            process("ingest", str(port), database, port=port),
         ):
-            for number in range(rounds):
-                echo.append(loaded(echo_port, "/echo", seconds, 1, 1))
-                single.append(ingest(1))
-            paced = ingest(1, PACED_RATE)
-            many = ingest(10)
-            balance = conservation(ingest_port)
-    return report(echo, single, paced, many, balance, sum(acknowledged))
+            for _ in range(rounds):
+                figures.echo.append(loaded(Order(echo_port, "/echo", seconds, 1, next(first))))
+                figures.single.append(ingest(1))
+            figures.paced.append(ingest(1, PACED_RATE))
+            figures.many.append(ingest(10))
+            figures.balance = conservation(port)
+    return figures
 
 
-def report(
-    echo: list[Load], single: list[Load], paced: Load, many: Load, balance: dict[str, Any], sent: int
-) -> int:
-    limit = sum(load.rate for load in echo) / len(echo)
-    rate = sum(load.rate for load in single) / len(single)
-    alerts = 10 * many.rate
-    bad = sum(load.bad for load in (*echo, *single, paced, many))
-    is_kept = balance["balanced"] and balance["accepted"] == sent
-    rows = (
-        ("echo, requests/s (the machine's limit)", f"{limit:,.0f}", "", True),
-        ("durable ingest, 1 alert per request, requests/s", f"{rate:,.0f}", "", True),
-        ("  as a share of echo", f"{rate / limit:.2f}", f">= {BAR_RATIO}", rate / limit >= BAR_RATIO),
-        (f"  p50 at {PACED_RATE:,} requests/s, ms", f"{paced.p50_ms:.1f}", "", True),
-        (
-            f"  p99 at {PACED_RATE:,} requests/s, ms",
-            f"{paced.p99_ms:.1f}",
-            f"< {BAR_P99_MS:.0f}",
-            paced.p99_ms < BAR_P99_MS,
-        ),
-        (f"  reached of {PACED_RATE:,} requests/s", f"{paced.rate:,.0f}", "", paced.rate > 0.95 * PACED_RATE),
-        (
-            "durable ingest, 10 alerts per request, alerts/s",
-            f"{alerts:,.0f}",
-            f">= {BAR_ALERTS:,}",
-            alerts >= BAR_ALERTS,
-        ),
-        ("requests not answered 200 or 202", f"{bad:,}", "0", bad == 0),
-        ("alerts acknowledged / stored", f"{sent:,} / {balance['accepted']:,}", "equal, balanced", is_kept),
+def rows_of(figures: Figures) -> Iterator[tuple[str, str, str, bool]]:
+    """Give figure, value, bar, and whether the bar is met."""
+    limit = sum(load.rate for load in figures.echo) / len(figures.echo)
+    rate = sum(load.rate for load in figures.single) / len(figures.single)
+    paced, alerts = figures.paced[0], 10 * figures.many[0].rate
+    stored, sent = figures.balance["accepted"], figures.sent
+    bad = sum(load.bad for load in (*figures.echo, *figures.single, *figures.paced, *figures.many))
+    is_met = paced.p99_ms < BAR_P99_MS
+    yield "echo, requests/s (the machine's limit)", f"{limit:,.0f}", "", True
+    yield "durable ingest, 1 alert per request, requests/s", f"{rate:,.0f}", "", True
+    yield "  as a share of echo", f"{rate / limit:.2f}", f">= {BAR_RATIO}", rate / limit >= BAR_RATIO
+    yield f"  reached of {PACED_RATE:,} requests/s", f"{paced.rate:,.0f}", "", paced.rate > 0.95 * PACED_RATE
+    yield f"  p50 at {PACED_RATE:,} requests/s, ms", f"{paced.p50_ms:.1f}", "", True
+    yield f"  p99 at {PACED_RATE:,} requests/s, ms", f"{paced.p99_ms:.1f}", f"< {BAR_P99_MS:.0f}", is_met
+    yield (
+        "durable ingest, 10 alerts per request, alerts/s",
+        f"{alerts:,.0f}",
+        f">= {BAR_ALERTS:,}",
+        alerts >= BAR_ALERTS,
     )
+    yield "requests not answered 200 or 202", f"{bad:,}", "0", bad == 0
+    is_kept = bool(figures.balance["balanced"]) and stored == sent
+    yield "alerts acknowledged / stored", f"{sent:,} / {stored:,}", "equal, balanced", is_kept
+
+
+def report(figures: Figures) -> int:
+    """Print the table; 1 when a bar is missed."""
+    rows = list(rows_of(figures))
     print(f"{'figure':<52}{'measured':>22}  {'bar':<16}")
     for name, value, bar, is_met in rows:
         print(f"{name:<52}{value:>22}  {bar:<16}{'' if is_met else 'MISSED'}")
@@ -365,11 +387,8 @@ def main(arguments: list[str]) -> int:
     elif verb == "ingest":
         serve_ingest(int(arguments[1]), arguments[2])
     elif verb == "drive":
-        port, path, seconds, per_request, first, rate = arguments[1:]
-        import uvloop
-
-        load = uvloop.run(drive(int(port), path, float(seconds), int(per_request), int(first), float(rate)))
-        print(json.dumps(load.__dict__))
+        load = uvloop.run(drive(Order(**json.loads(arguments[1]))))
+        print(json.dumps(asdict(load)))
     else:
         parser = argparse.ArgumentParser(
             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -379,7 +398,7 @@ def main(arguments: list[str]) -> int:
             "--rounds", type=int, default=2, help="echo and ingest are measured in turn so often"
         )
         options = parser.parse_args(arguments)
-        return measure(options.seconds, options.rounds)
+        return report(measure(options.seconds, options.rounds))
     return 0
 
 

@@ -11,8 +11,8 @@ import typer
 
 from oncall_agent import __version__
 from oncall_agent.cli import incidents, offline
-from oncall_agent.client import DEFAULT_URL, Client, part
 from oncall_agent.cli.output import BAD_USAGE, FAILED, out, render, show_json, stop, told
+from oncall_agent.client import DEFAULT_URL, Client, part
 
 app = typer.Typer(
     name="oncall-agent",
@@ -26,7 +26,9 @@ app.add_typer(offline.actions, name="actions", help="What could be done.")
 
 Url = Annotated[str, typer.Option("--url", envvar="ONCALL_AGENT_URL", help="Address of the daemon.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.", envvar="ONCALL_AGENT_CONFIG")]
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="Configuration file.", envvar="ONCALL_AGENT_CONFIG")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -37,7 +39,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")
+    ] = False,
 ) -> None:
     """Take alerts, heal what may be healed, page people with the rest."""
 
@@ -60,7 +64,9 @@ def run(
 
 @app.command()
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="End when all are healed; exit code 1 if not.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when all are healed; exit code 1 if not.")
+    ] = False,
     seconds: Annotated[float, typer.Option(help="Give up after that long.")] = 90.0,
 ) -> None:
     """Break three small apps and watch them being healed, for real."""
@@ -89,7 +95,7 @@ def check_config(
 
 @app.command()
 def approve(
-    incident: Annotated[str, typer.Argument(help="Incident or approval id.")],
+    incident: Annotated[str, typer.Argument(help="Incident id.")],
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +105,7 @@ def approve(
 
 @app.command()
 def deny(
-    incident: Annotated[str, typer.Argument(help="Incident or approval id.")],
+    incident: Annotated[str, typer.Argument(help="Incident id.")],
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
@@ -188,7 +194,9 @@ def policy(
 
 @app.command()
 def report(
-    verify_audit: Annotated[bool, typer.Option("--verify-audit", help="Check the hash chain of the audit log.")] = False,
+    verify_audit: Annotated[
+        bool, typer.Option("--verify-audit", help="Check the hash chain of the audit log.")
+    ] = False,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:

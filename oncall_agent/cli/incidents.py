@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from oncall_agent.client import DEFAULT_URL, Client, part
 from oncall_agent.cli.output import FAILED, out, render, table, told
+from oncall_agent.client import DEFAULT_URL, Client, part
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def list_(
     state: Annotated[str | None, typer.Option(help="open, final, or one state.")] = None,
     alert_class: Annotated[str | None, typer.Option("--class", help="Alert class.")] = None,
     target: Annotated[str | None, typer.Option(help="Target name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
     cursor: Annotated[str | None, typer.Option(help="From the former page.")] = None,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
@@ -81,14 +81,21 @@ def _show_explanation(answer: dict[str, Any]) -> None:
     decision = answer["decision"]
     out.print(decision["explanation"], markup=False)
     rows = [
-        (item["candidate"]["action"], item["candidate"]["target"], *(f"{item[k]:.3f}" for k in ("mean", "std", "propensity")))
+        (
+            item["candidate"]["action"],
+            item["candidate"]["target"],
+            *(f"{item[k]:.3f}" for k in ("mean", "std", "propensity")),
+        )
         for item in decision["scored"]
     ]
     table("Candidates", ("action", "target", "expected", "±", "probability"), rows)
     refused = [(item["candidate"]["action"], item["reason"], item["detail"]) for item in decision["refused"]]
     if refused:
         table("Refused", ("action", "reason", "detail"), refused)
-    out.print("recomputed: equal" if answer["equal"] else f"recomputed: not equal: {answer['differences']}", markup=False)
+    out.print(
+        "recomputed: equal" if answer["equal"] else f"recomputed: not equal: {answer['differences']}",
+        markup=False,
+    )
 
 
 def when(value: Any) -> str:

@@ -81,7 +81,17 @@ def list_(as_json: Json = False) -> None:
     table(
         "Actions",
         ("id", "target", "risk", "undo", "contract", "summary"),
-        [(r["id"], r["target_kind"], r["risk"], "yes" if r["reversible"] else "no", _score(r), r["summary"]) for r in rows],
+        [
+            (
+                r["id"],
+                r["target_kind"],
+                r["risk"],
+                "yes" if r["reversible"] else "no",
+                _score(r),
+                r["summary"],
+            )
+            for r in rows
+        ],
     )
     for name, reason in plugins.off.items():
         out.print(f"off: {name}: {reason}", markup=False)
@@ -103,7 +113,11 @@ def show(action: Annotated[str, typer.Argument(help="Action id.")], as_json: Jso
         known = plugins.off.get(action)
         stop(BAD_USAGE, f"{action} is off: {known}" if known else f"there is no action {action!r}")
     told = describe(plugins.actions[action].spec)
-    render(told, as_json, lambda row: table(row["id"], ("key", "value"), [(k, _plain(v)) for k, v in row.items()]))
+    render(
+        told,
+        as_json,
+        lambda row: table(row["id"], ("key", "value"), [(k, _plain(v)) for k, v in row.items()]),
+    )
 
 
 def _plain(value: Any) -> str:
@@ -136,7 +150,9 @@ def show_report(found: dict[str, Any]) -> None:
     table("Accepted alerts", ("term", "alerts"), rows)
     if "audit" in found:
         audit = found["audit"]
-        out.print(f"audit: {audit['rows']} rows, " + ("whole" if audit["ok"] else f"broken at {audit['first_bad']}"))
+        out.print(
+            f"audit: {audit['rows']} rows, " + ("whole" if audit["ok"] else f"broken at {audit['first_bad']}")
+        )
 
 
 def show_log(lines: Iterable[str]) -> None:

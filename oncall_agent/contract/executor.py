@@ -29,7 +29,7 @@ SCORECARD = (
 class Params(BaseModel):
     """Typed parameters of an action; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class NoParams(Params):

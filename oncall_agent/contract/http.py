@@ -141,6 +141,11 @@ class SafeHttp:
         """Give the answer, whatever its status.
 
         Args:
+            method: as in HTTP.
+            url: absolute, http or https, without credentials.
+            timeout_seconds: for the whole exchange.
+            headers: nothing secret.
+            json: body; none when None.
             allowed: hosts that may be called, `host` or `host:port`; only from the operator's configuration.
             secret_headers: sent as they are, redacted from every message.
 

@@ -59,7 +59,11 @@ def resolve(reference: str) -> Secret:
     if scheme == "env":
         text = os.environ.get(rest, "")
     else:
-        base = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) if scheme == "credential" else None
+        base = (
+            Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials"))
+            if scheme == "credential"
+            else None
+        )
         path = base / Path(rest).name if base else Path(rest)
         try:
             with path.open("rb") as stream:

@@ -33,5 +33,9 @@ async def held(
         if since is not None and at - since >= hold_seconds:
             return check
         if at + interval_seconds > end:
-            return check if not check.ok else Check(ok=False, reason="did not hold long enough", facts=check.facts)
+            return (
+                check
+                if not check.ok
+                else Check(ok=False, reason="did not hold long enough", facts=check.facts)
+            )
         await clock.sleep(interval_seconds)

@@ -42,7 +42,9 @@ def play(*, once: bool, limit_seconds: float) -> int:
         return 1 if once else 0
     except (RuntimeError, UnreachableError, RefusedError) as error:
         console.print(f"[red]the demo stopped:[/] {error}", highlight=False)
-        console.print("".join(log.read_text(errors="replace")[-2000:] for log in folder.glob("*.log")), markup=False)
+        console.print(
+            "".join(log.read_text(errors="replace")[-2000:] for log in folder.glob("*.log")), markup=False
+        )
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,7 +168,10 @@ def _health(detail: Mapping[str, Any]) -> str:
     if not detail["attempts"]:
         return ""
     last = detail["attempts"][-1]
-    scores = [f"{one['score']:.0f}" if one and one["score"] is not None else "?" for one in (last["before"], last["after"])]
+    scores = [
+        f"{one['score']:.0f}" if one and one["score"] is not None else "?"
+        for one in (last["before"], last["after"])
+    ]
     return " -> ".join(scores)
 
 
@@ -176,9 +181,20 @@ def _seconds(value: Any) -> float | None:
     return value if value is None else float(value)
 
 
-def _summary(console: Console, details: list[dict[str, Any]], addresses: Mapping[str, Mapping[str, Any]]) -> int:
+def _summary(
+    console: Console, details: list[dict[str, Any]], addresses: Mapping[str, Mapping[str, Any]]
+) -> int:
     table = Table(title="\nSummary", title_justify="left")
-    for column in ("service", "action", "outcome", "health before", "after", "reward", "seconds to recovery", "healthy now"):
+    for column in (
+        "service",
+        "action",
+        "outcome",
+        "health before",
+        "after",
+        "reward",
+        "seconds to recovery",
+        "healthy now",
+    ):
         table.add_column(column)
     good = 0
     for detail in details:
@@ -188,7 +204,7 @@ def _summary(console: Console, details: list[dict[str, Any]], addresses: Mapping
         fixed = incident["state"] == "resolved" and incident["end_reason"] == "fixed"
         good += fixed and healthy
         seconds = (_seconds(incident["closed_at"]) or 0.0) - (_seconds(incident["opened_at"]) or 0.0)
-        before, after = (_health(detail).split(" -> ") + ["", ""])[:2]
+        before, after = [*_health(detail).split(" -> "), "", ""][:2]
         worth = attempts[-1]["reward"] if attempts else None
         table.add_row(
             name,

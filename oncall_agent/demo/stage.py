@@ -41,7 +41,10 @@ RUNBOOKS: list[dict[str, Any]] = [
         "class": "db_timeouts",
         "match": {"alertname": "DatabaseTimeouts"},
         "target_kind": "http_app",
-        "candidates": [{"action": "app.rollback_deploy", "prior": 0.8}, {"action": "app.restart", "prior": 0.1}],
+        "candidates": [
+            {"action": "app.rollback_deploy", "prior": 0.8},
+            {"action": "app.restart", "prior": 0.1},
+        ],
     },
     {
         "name": "memory-climbing",

@@ -8,7 +8,6 @@ from oncall_agent import runner
 from oncall_agent.contract import Executor, Receipt
 from oncall_agent.models import (
     Attempt,
-    Candidate,
     EndReason,
     IncidentState,
     Measurement,
@@ -88,10 +87,16 @@ async def recover(run: Run, services: Services) -> Run | End:
     )
     if check.ok:
         outcome = Outcome(
-            OutcomeStatus.SUCCEEDED, OutcomeReason.CRASH_RECOVERED, check.reason, receipt=receipt, verification=check
+            OutcomeStatus.SUCCEEDED,
+            OutcomeReason.CRASH_RECOVERED,
+            check.reason,
+            receipt=receipt,
+            verification=check,
         )
         return await _hold(replace(run, outcome=outcome), services, first=True)
-    undone = await runner.undo(executor, ctx, receipt) if run.may_touch(services) else RollbackStatus.NOT_NEEDED
+    undone = (
+        await runner.undo(executor, ctx, receipt) if run.may_touch(services) else RollbackStatus.NOT_NEEDED
+    )
     outcome = replace(_interrupted(check.reason), receipt=receipt, verification=check, rollback=undone)
     return replace(run, outcome=outcome)
 
@@ -107,7 +112,9 @@ async def _resume_page(run: Run, services: Services, attempt: Attempt | None) ->
     outcome = _interrupted(check.reason)
     move = None
     if check.ok:
-        outcome = Outcome(OutcomeStatus.SUCCEEDED, OutcomeReason.CRASH_RECOVERED, check.reason, verification=check)
+        outcome = Outcome(
+            OutcomeStatus.SUCCEEDED, OutcomeReason.CRASH_RECOVERED, check.reason, verification=check
+        )
         move = Move(IncidentState.ESCALATED, end_reason=reason)
     finished = Finished(attempt.id, outcome)
     await services.store.commit(run.change(services.clock.now(), outcome=finished, move=move))
@@ -144,10 +151,14 @@ async def begin(run: Run, services: Services) -> Run | End:
     executor = services.registry.executors[candidate.action]
     check = run.checks.get(candidate.key) or await checked(candidate, run, services)
     if not check.ok:
-        run = run.noting("precheck.refused", services.clock.now(), action=candidate.action, reason=check.reason)
+        run = run.noting(
+            "precheck.refused", services.clock.now(), action=candidate.action, reason=check.reason
+        )
         return Escalated(EndReason.NOTHING_PERMITTED)
     attempt = draft(candidate, run, services, decision.id)
-    attempt = replace(attempt, receipt=Receipt(candidate.action, attempt.started_at, check.facts, partial=True))
+    attempt = replace(
+        attempt, receipt=Receipt(candidate.action, attempt.started_at, check.facts, partial=True)
+    )
     run = await _diagnosed(replace(run, attempt=attempt), services, executor, attempt)
     run = run.noting("attempt.begun", attempt.started_at, action=attempt.action, attempt_id=attempt.id)
     refusal = await services.store.commit(
@@ -157,7 +168,7 @@ async def begin(run: Run, services: Services) -> Run | End:
             context=run.context,
             before=run.measurement,
             begin=attempt,
-            limits=_limits(candidate, executor, services),
+            limits=_limits(executor, services),
             move=Move(IncidentState.RUNNING, Phase.ATTEMPTING, keep_lease=True),
         )
     )
@@ -176,7 +187,7 @@ async def begin(run: Run, services: Services) -> Run | End:
     return replace(run, checks={candidate.key: check})
 
 
-def _limits(candidate: Candidate, executor: Executor, services: Services) -> BeginLimits | None:
+def _limits(executor: Executor, services: Services) -> BeginLimits | None:
     if executor.spec.read_only:
         return None
     guard = services.settings.guard
@@ -191,7 +202,9 @@ def _limits(candidate: Candidate, executor: Executor, services: Services) -> Beg
 async def _diagnosed(run: Run, services: Services, executor: Executor, attempt: Attempt) -> Run:
     if type(executor).diagnose is Executor.diagnose:
         return run
-    facts = await runner.diagnose(executor, action_context(run, services, executor, attempt), DIAGNOSE_SECONDS)
+    facts = await runner.diagnose(
+        executor, action_context(run, services, executor, attempt), DIAGNOSE_SECONDS
+    )
     return run.noting("diagnostics.collected", services.clock.now(), **facts)
 
 
@@ -280,7 +293,9 @@ def _give_up_at(run: Run, span: float, *, waiting: bool) -> float:
 
 async def _did_not_hold(run: Run, services: Services, after: Measurement) -> Run:
     before = run.measurement
-    drop = before.score - after.score if before and before.score is not None and after.score is not None else 0.0
+    drop = (
+        before.score - after.score if before and before.score is not None and after.score is not None else 0.0
+    )
     reason = OutcomeReason.SYMPTOM_WORSE if drop > _WORSE_POINTS else OutcomeReason.SYMPTOM_REMAINS
     outcome = replace(
         run.outcome or Outcome(OutcomeStatus.FAILED, reason),
@@ -294,5 +309,3 @@ async def _did_not_hold(run: Run, services: Services, after: Measurement) -> Run
     ctx = action_context(run, services, executor, run.attempt)
     undone = await runner.undo(executor, ctx, outcome.receipt or run.attempt.receipt)
     return replace(run, outcome=replace(outcome, rollback=undone))
-
-

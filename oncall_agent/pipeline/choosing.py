@@ -106,7 +106,9 @@ async def check(run: Run, services: Services) -> Run | End:
         if not checks[permitted.candidate.key].ok
     ]
     services.metrics.refusals.labels(RefusalReason.PRECHECK.value).inc(len(refused))
-    allowed = tuple(p for p in run.screened.allowed if p.candidate.key not in checks or checks[p.candidate.key].ok)
+    allowed = tuple(
+        p for p in run.screened.allowed if p.candidate.key not in checks or checks[p.candidate.key].ok
+    )
     screened = Screened(allowed=allowed, refused=(*run.screened.refused, *refused))
     return replace(run, screened=_without_idle_waiting(screened), checks=checks)
 
@@ -149,6 +151,9 @@ async def decide(run: Run, services: Services) -> Run | End:
         explanation=choice.explanation,
     )
     _tell(decision, run, services, services.clock.monotonic() - began)
+    run = run.noting(
+        "decision.made", now, action=decision.candidate.action, autonomy=decision.chosen.level.value
+    )
     return replace(run, decision=decision, context=context.to_json())
 
 
@@ -165,7 +170,7 @@ def _tell(decision: Decision, run: Run, services: Services, seconds: float) -> N
         incident_id=run.incident.id,
         target=run.incident.target,
         action=decision.candidate.action,
-        level=decision.chosen.level.value,
+        autonomy=decision.chosen.level.value,
         propensity=round(decision.propensity, 6),
         mode=decision.mode.value,
         policy_version=decision.policy_version,

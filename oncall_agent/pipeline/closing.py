@@ -91,7 +91,11 @@ async def commit_ending(run: Run, services: Services, move: Move) -> None:
     if outcome is None or attempt is None:
         raise AssertionError("an ending needs an outcome and its attempt")
     now = services.clock.now()
-    run = run.noting("attempt.finished", now, action=attempt.action, status=outcome.status, reason=outcome.reason)
+    run = run.noting(
+        "attempt.finished", now, action=attempt.action, status=outcome.status, reason=outcome.reason
+    )
+    if move.state.is_final:
+        run = run.noting("incident.ended", now, state=move.state, reason=move.end_reason or "")
     finished = Finished(attempt.id, outcome, run.reward, run.measurement, run.after)
     await services.store.commit(run.change(now, outcome=finished, update=run.update, move=move))
     if run.update is not None:

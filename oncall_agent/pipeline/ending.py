@@ -37,6 +37,7 @@ _DIAGNOSE_SECONDS = 10.0
 async def close(run: Run, end: End, services: Services) -> End:
     """Write down how this handling ended; people are paged before an incident counts as escalated."""
     if isinstance(end, Resolved):
+        run = run.noting("incident.ended", services.clock.now(), state="resolved", reason=end.reason)
         await _move(run, services, Move(IncidentState.RESOLVED, end_reason=end.reason))
         tell_end(run, services, IncidentState.RESOLVED, end.reason)
     elif isinstance(end, Parked):
@@ -63,10 +64,14 @@ async def _move(run: Run, services: Services, move: Move, parked: Parked | None 
 async def _park(run: Run, end: Parked, services: Services) -> None:
     now = services.clock.now()
     if end.approval is not None:
-        run = run.noting("approval.asked", now, action=end.approval.action, expires_at=end.approval.expires_at)
+        run = run.noting(
+            "approval.asked", now, action=end.approval.action, expires_at=end.approval.expires_at
+        )
     move = Move(end.state, end.phase, run_after=now + end.seconds, settle_until=end.settle_until)
     if run.outcome is not None and run.incident.phase is not Phase.SETTLING:
-        run = run.noting("attempt.verified", now, detail=run.outcome.detail, timings=dict(run.outcome.timings))
+        run = run.noting(
+            "attempt.verified", now, detail=run.outcome.detail, timings=dict(run.outcome.timings)
+        )
     await _move(run, services, move, end)
     services.log.info(
         "incident.parked",
@@ -93,7 +98,10 @@ async def _escalate(run: Run, end: Escalated, services: Services) -> End:
     if not end.page or executor is None:
         if end.page:
             services.metrics.pages.labels("no_executor").inc()
-            services.log.warning("page.failed", incident_id=run.incident.id, reason="escalate.page is switched off")
+            services.log.warning(
+                "page.failed", incident_id=run.incident.id, reason="escalate.page is switched off"
+            )
+        run = run.noting("incident.ended", services.clock.now(), state=end.state, reason=end.reason)
         await _move(run, services, Move(end.state, end_reason=end.reason))
         tell_end(run, services, end.state, end.reason)
         return Done(end.state)

@@ -143,7 +143,9 @@ class Run:
 
     def change(self, at: float, **parts: Any) -> Change:
         """Make a change of this incident under this claim's fencing token, with the timeline so far."""
-        return Change(incident_id=self.incident.id, fence=self.incident.fence, at=at, timeline=self.timeline, **parts)
+        return Change(
+            incident_id=self.incident.id, fence=self.incident.fence, at=at, timeline=self.timeline, **parts
+        )
 
 
 def situation(run: Run, services: Services) -> Situation:
@@ -167,7 +169,9 @@ def situation(run: Run, services: Services) -> Situation:
 def action_context(run: Run, services: Services, executor: Executor, attempt: Attempt) -> ActionContext:
     """Make what an executor is given; its deadline starts now."""
     spec = executor.spec
-    target = services.targets.get(attempt.target) or Target(name=attempt.target or UNKNOWN_TARGET, kind="unknown")
+    target = services.targets.get(attempt.target) or Target(
+        name=attempt.target or UNKNOWN_TARGET, kind="unknown"
+    )
     return ActionContext(
         target=target,
         params=spec.params.model_validate(dict(attempt.params)),
@@ -215,12 +219,16 @@ def summary(run: Run) -> JsonObject:
         "opened_at": incident.opened_at,
         "flapping": incident.flapping,
         "labels": dict(list(incident.labels.items())[:32]),
-        "annotations": dict(list(run.claimed.alerts[0].annotations.items())[:8]) if run.claimed.alerts else {},
+        "annotations": dict(list(run.claimed.alerts[0].annotations.items())[:8])
+        if run.claimed.alerts
+        else {},
         "alerts": incident.alert_count,
         "firing": incident.firing_count,
         "health": dict(run.measurement.detail) if run.measurement else {},
         "score": run.measurement.score if run.measurement else None,
-        "suggestion": decision.candidate.key if decision and decision.candidate.action not in BASELINE else "",
+        "suggestion": decision.candidate.key
+        if decision and decision.candidate.action not in BASELINE
+        else "",
         "explanation": decision.explanation if decision else "",
         "refused": [_refusal_line(refusal) for refusal in _refused(run)][:16],
         "attempts": [_attempt_line(attempt) for attempt in run.claimed.attempts[-10:]],
@@ -238,5 +246,9 @@ def _refusal_line(refusal: Refusal) -> str:
 
 def _attempt_line(attempt: Attempt) -> str:
     outcome = attempt.outcome
-    ending = f"{outcome.status.value} ({outcome.reason.value}) {outcome.detail}".strip() if outcome else "unfinished"
+    ending = (
+        f"{outcome.status.value} ({outcome.reason.value}) {outcome.detail}".strip()
+        if outcome
+        else "unfinished"
+    )
     return f"{attempt.action} on {attempt.target}: {ending}"[:300]

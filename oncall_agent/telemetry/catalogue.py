@@ -20,7 +20,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "incident_id",
         "target",
         "action",
-        "level",
+        "autonomy",
         "propensity",
         "mode",
         "policy_version",

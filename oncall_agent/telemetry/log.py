@@ -22,6 +22,7 @@ MAX_TEXT = 2_000
 MAX_LINE = 16_384
 _SECRET_KEYS = ("password", "secret", "token", "authorization", "cookie", "api_key", "credential")
 _WAITING_LINES = 10_000
+_BLOCK_LINES = 256
 
 
 class LineSink:
@@ -53,14 +54,16 @@ class LineSink:
         said = 0
         while (line := self._lines.get()) is not None:
             lines = [line]
-            while len(lines) < 256 and not self._lines.empty():
+            while len(lines) < _BLOCK_LINES and not self._lines.empty():
                 following = self._lines.get()
                 if following is None:
                     self._put(b"".join(lines))
                     return
                 lines.append(following)
             if self.dropped > said:
-                lines.append(b'{"event":"log.dropped","level":"warning","lines":%d}\n' % (self.dropped - said))
+                lines.append(
+                    b'{"event":"log.dropped","level":"warning","lines":%d}\n' % (self.dropped - said)
+                )
                 said = self.dropped
             self._put(b"".join(lines))
 

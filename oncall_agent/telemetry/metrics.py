@@ -29,7 +29,11 @@ class Metrics:
 
     def _intake(self) -> None:
         self.alerts = self._counter(
-            "alerts_total", "Alerts accepted (durable), by what became of them.", "source", "disposition", "reason"
+            "alerts_total",
+            "Alerts accepted (durable), by what became of them.",
+            "source",
+            "disposition",
+            "reason",
         )
         self.requests_refused = self._counter(
             "webhook_refusals_total", "Webhook requests not accepted, by error code.", "source", "code"
@@ -38,14 +42,22 @@ class Metrics:
             "ingest_seconds", "Webhook request read to answer written, durable.", _FAST
         )
         self.conservation = self._gauge(
-            "conservation_alerts", "Terms of accepted = open + resolved + escalated + dead + suppressed.", "term"
+            "conservation_alerts",
+            "Terms of accepted = open + resolved + escalated + dead + suppressed.",
+            "term",
         )
-        self.balanced = self._gauge("conservation_balanced", "1 while the equation holds, 0 when alerts are missing.")
+        self.balanced = self._gauge(
+            "conservation_balanced", "1 while the equation holds, 0 when alerts are missing."
+        )
 
     def _decisions(self) -> None:
         self.decisions = self._counter("decisions_total", "Decisions, by action and mode.", "action", "mode")
-        self.refusals = self._counter("refusals_total", "Candidates that the guard refused, by reason.", "reason")
-        self.decide_seconds = self._histogram("decide_seconds", "Features, guard and policy of one decision.", _FAST)
+        self.refusals = self._counter(
+            "refusals_total", "Candidates that the guard refused, by reason.", "reason"
+        )
+        self.decide_seconds = self._histogram(
+            "decide_seconds", "Features, guard and policy of one decision.", _FAST
+        )
         self.approvals = self._counter("approvals_total", "Approvals, by verdict.", "verdict")
         self.reward = self._histogram(
             "reward_ratio", "Rewards of finished attempts.", (-1, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1)
@@ -71,16 +83,22 @@ class Metrics:
 
     def _health(self) -> None:
         self.incidents = self._gauge("incidents", "Incidents now, by state.", "state")
-        self.queue_fill = self._gauge("queue_fill_ratio", "Open incidents as a fraction of store.max_open_incidents.")
+        self.queue_fill = self._gauge(
+            "queue_fill_ratio", "Open incidents as a fraction of store.max_open_incidents."
+        )
         self.busy = self._gauge("workers_busy", "Incidents being handled now.")
         self.paused = self._gauge("paused", "1 while the kill switch is on.")
         self.ready = self._gauge("ready", "1 while the part works, 0 while it is off.", "part")
         self.backend_up = self._gauge("backend_up", "1 while the backend answers.", "system")
         self.breaker_open = self._gauge("breaker_open", "1 while calls to the backend are cut.", "system")
         self.store_errors = self._counter("store_errors_total", "Operations that the database failed.")
-        self.loop_failures = self._counter("loop_failures_total", "Background loops restarted after an error.", "loop")
+        self.loop_failures = self._counter(
+            "loop_failures_total", "Background loops restarted after an error.", "loop"
+        )
         self.log_dropped = self._gauge("log_lines_dropped", "Log lines that nobody took in time.")
-        self.loop_lag_seconds = self._gauge("event_loop_lag_seconds", "Latest delay of a timer of the event loop.")
+        self.loop_lag_seconds = self._gauge(
+            "event_loop_lag_seconds", "Latest delay of a timer of the event loop."
+        )
 
     def render(self) -> bytes:
         """Give the exposition text for `/metrics`."""

@@ -38,7 +38,9 @@ async def change_control(call: Call) -> Control:
 def need_role(body: ControlBody, caller: Identity, control: Control, now: float) -> None:
     """Raise `AuthError` 403 when the change takes away a limit and the caller is no admin."""
     standing = control.frozen_until or 0.0
-    shortens = body.freeze_seconds is not None and (body.freeze_seconds == 0 or now + body.freeze_seconds < standing)
+    shortens = body.freeze_seconds is not None and (
+        body.freeze_seconds == 0 or now + body.freeze_seconds < standing
+    )
     if (body.overrides or shortens) and not caller.may("admin"):
         raise AuthError("overrides and lifting a freeze need the role admin", status=403, code="forbidden")
 

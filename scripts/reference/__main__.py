@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
             if not arguments:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text, encoding="utf-8")
-    print(f"{'not up to date' if arguments else 'written'}: {', '.join(changed) or 'nothing'}")
+    said = "not up to date" if arguments else "written"
+    print(f"{said}: {', '.join(changed)}" if changed else "every page is what the code says")
     return 1 if arguments and changed else 0
 
 

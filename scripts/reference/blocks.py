@@ -20,4 +20,8 @@ def filled(text: str) -> str:
 
 def pages_with_blocks() -> list[Path]:
     """Give the pages that have such blocks."""
-    return [page for page in sorted((ROOT / "docs").glob("*.md")) if "<!-- file: " in page.read_text(encoding="utf-8")]
+    return [
+        page
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        if "<!-- file: " in page.read_text(encoding="utf-8")
+    ]

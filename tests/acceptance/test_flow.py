@@ -58,7 +58,11 @@ async def test_observe_decides_nothing(tmp_path, world):
     async with house(tmp_path, autonomy={"default": "observe"}) as agent:
         told = await agent.fire("hall")
         detail = await agent.ended(told["incident_id"], "escalated")
-        assert (detail["incident"]["end_reason"], world.effects, agent.pages()) == ("autonomy_observe", [], "")
+        assert (detail["incident"]["end_reason"], world.effects, agent.pages()) == (
+            "autonomy_observe",
+            [],
+            "",
+        )
 
 
 async def test_an_approved_action_is_carried_out_and_the_approver_recorded(tmp_path, world, tokens):

@@ -108,7 +108,10 @@ def configuration(folder, containers, ports):
         "autonomy": {"default": "auto"},
         "policy": {"noise_scale": 0.01},
         "sources": {
-            "alertmanager": {"kind": "alertmanager", "auth": {"kind": "bearer", "token": "env:ACCEPTANCE_TOKEN"}}
+            "alertmanager": {
+                "kind": "alertmanager",
+                "auth": {"kind": "bearer", "token": "env:ACCEPTANCE_TOKEN"},
+            }
         },
         "backends": {
             "docker": {"host": os.environ["ONCALL_TEST_DOCKER_HOST"]},
@@ -122,7 +125,10 @@ def configuration(folder, containers, ports):
                 "address": {"container": containers[service].name},
                 "settle_seconds": 2,
                 "settle_interval_seconds": 0.5,
-                "probes": [{"kind": "docker"}, {"kind": "http", "url": f"http://127.0.0.1:{ports[service]}/metrics"}],
+                "probes": [
+                    {"kind": "docker"},
+                    {"kind": "http", "url": f"http://127.0.0.1:{ports[service]}/metrics"},
+                ],
             }
             for service in SERVICES
         ],
@@ -130,12 +136,16 @@ def configuration(folder, containers, ports):
 
 
 def scrapes(ports, alertmanager_port, rules):
-    apps = [{"targets": [f"127.0.0.1:{port}"], "labels": {"service": service}} for service, port in ports.items()]
+    apps = [
+        {"targets": [f"127.0.0.1:{port}"], "labels": {"service": service}} for service, port in ports.items()
+    ]
     return yaml.safe_dump(
         {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(rules)],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager_port}"]}]}]},
+            "alerting": {
+                "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager_port}"]}]}]
+            },
             "scrape_configs": [{"job_name": "apps", "static_configs": apps}],
         }
     )
@@ -158,7 +168,9 @@ async def test_a_crashed_a_hung_and_a_greedy_container_are_healed_with_evidence(
     ports = {service: free_port() for service in SERVICES}
     containers = {service: start_app(run_container, service, port) for service, port in ports.items()}
     for service, port in ports.items():
-        await until(lambda port=port: answers(f"http://127.0.0.1:{port}/metrics"), 20, what=f"{service} never came up")
+        await until(
+            lambda port=port: answers(f"http://127.0.0.1:{port}/metrics"), 20, what=f"{service} never came up"
+        )
     (tmp_path / "runbooks").mkdir()
     (tmp_path / "runbooks" / "apps.yaml").write_text(yaml.safe_dump([RUNBOOK]))
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES))

@@ -22,13 +22,13 @@ def docker_host() -> str:
 
 
 @pytest.fixture(scope="session")
-def docker_image(docker_host: str) -> str:  # noqa: ARG001 - asking for it marks the test
+def docker_image(docker_host: str) -> str:
     """An image with python3, procps, curl and redis-server."""
     return os.environ["ONCALL_TEST_DOCKER_IMAGE"]
 
 
 @pytest.fixture(scope="session")
-def docker_image_2(docker_host: str) -> str:  # noqa: ARG001 - as above
+def docker_image_2(docker_host: str) -> str:
     """The same under another id."""
     return os.environ["ONCALL_TEST_DOCKER_IMAGE_2"]
 

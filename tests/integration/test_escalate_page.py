@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from oncall_agent.testing import FakeClock, RecordingLog, context_for
 from oncall_agent.testing.harness import run_in_thread
 
 pytest.importorskip("apprise")
+# The library itself still imports a module that Python 3.13 drops.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 INCIDENT = {
     "id": "0199",
     "title": "checkout is down",
@@ -119,7 +122,7 @@ async def test_a_missing_secret_keeps_the_page_and_is_permanent(tmp_path: Path) 
     assert not (await executor.ping(ctx)).ok
 
 
-async def test_a_full_disk_does_not_stop_the_page(receiver: Receiver, tmp_path: Path) -> None:
+async def test_a_full_disk_does_not_stop_the_page(receiver: Receiver) -> None:
     executor = Page({"urls": ["env:PAGER"], "file": "/proc/nonexistent/pages.jsonl"})
     receipt = await executor.execute(attempt())
     assert (receipt.facts["delivered"], len(receiver.pages)) == (1, 1)
@@ -140,5 +143,6 @@ async def test_the_page_file_is_bounded(tmp_path: Path) -> None:
     executor = Page({"file": str(tmp_path / "pages.jsonl"), "max_file_bytes": 65_536})
     for number in range(300):
         await executor.execute(attempt(key=f"page-{number}"))
-    assert sum(path.stat().st_size for path in tmp_path.glob("pages.jsonl*")) <= 2 * 65_536
-    assert {path.name for path in tmp_path.iterdir()} == {"pages.jsonl", "pages.jsonl.1"}
+    sizes = {name: (tmp_path / name).stat().st_size for name in os.listdir(tmp_path)}  # noqa: PTH208 - names
+    assert set(sizes) == {"pages.jsonl", "pages.jsonl.1"}
+    assert max(sizes.values()) <= 65_536

@@ -8,7 +8,6 @@ import asyncio
 import resource
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -257,5 +256,5 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=None if sys.platform != "linux" else "/var/tmp") as name:
+    with tempfile.TemporaryDirectory() as name:
         uvloop.run(main(options.rows, options.seconds, Path(name)))

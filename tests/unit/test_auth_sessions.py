@@ -53,7 +53,7 @@ def open_gate(clock: Clock) -> Gate:
     return Gate(ServerSettings(), clock.read, clock)
 
 
-def request(method: str = "GET", **headers: str):  # noqa: ANN201
+def request(method: str = "GET", **headers: str):
     named = {name.replace("_", "-"): value for name, value in {"Host": "localhost:8420", **headers}.items()}
     return make_mocked_request(method, "/", headers=named)
 

@@ -7,7 +7,16 @@ import asyncio
 import pytest
 
 from oncall_agent import runner
-from oncall_agent.contract import ActionContext, ActionSpec, Check, Executor, Receipt, RiskClass, Secret, Target
+from oncall_agent.contract import (
+    ActionContext,
+    ActionSpec,
+    Check,
+    Executor,
+    Receipt,
+    RiskClass,
+    Secret,
+    Target,
+)
 from oncall_agent.contract.secret import remember
 from oncall_agent.errors import PermanentError, TransientError
 from oncall_agent.models import OutcomeReason, OutcomeStatus, RollbackStatus

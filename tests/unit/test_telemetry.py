@@ -34,7 +34,12 @@ def lines():
 def test_a_line_is_json_with_time_level_and_fields(lines):
     log.logger(incident_id="i").info("alert.accepted", alerts=2)
     (line,) = lines()
-    assert (line["event"], line["level"], line["incident_id"], line["alerts"]) == ("alert.accepted", "info", "i", 2)
+    assert (line["event"], line["level"], line["incident_id"], line["alerts"]) == (
+        "alert.accepted",
+        "info",
+        "i",
+        2,
+    )
     assert line["timestamp"].endswith("Z")
 
 
@@ -55,7 +60,9 @@ def test_secrets_are_taken_out(lines, fields, secret):
 
 
 def test_a_line_is_bounded(lines):
-    log.logger().info("executor.spoke", said="x" * 1_000_000, many={str(i): "y" * 2_000 for i in range(1_000)})
+    log.logger().info(
+        "executor.spoke", said="x" * 1_000_000, many={str(i): "y" * 2_000 for i in range(1_000)}
+    )
     assert len(json.dumps(lines()[0])) <= log.MAX_LINE
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def references(part: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A live server on a free loopback port, in a thread with a loop of its own."""
-    ready: "threading.Event" = threading.Event()
+    ready: threading.Event = threading.Event()
     found: dict[str, Any] = {}
 
     async def serve() -> None:
