@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-import signal
-import socket
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-HOST = "127.0.0.1"
+import uvloop
+from running import HOST, free_port, serving, started
+
 CONNECTIONS = 32
+ALWAYS = float("inf")
 
 
 class Connection(asyncio.Protocol):
@@ -21,6 +24,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._received = bytearray()
         self._answered: asyncio.Future[int] | None = None
+        self.body = b""
+        """Of the last answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -34,6 +39,7 @@ class Connection(asyncio.Protocol):
         length = int(self._received[start : self._received.find(b"\r", start)])
         if len(self._received) >= head + 4 + length and self._answered is not None:
             status = int(self._received[9:12])
+            self.body = bytes(self._received[head + 4 :])
             self._received.clear()
             answered, self._answered = self._answered, None
             if not answered.done():
@@ -44,6 +50,7 @@ class Connection(asyncio.Protocol):
             self._answered.set_exception(exc or ConnectionResetError("closed"))
 
     async def ask(self, request: bytes) -> int:
+        """Send a request and give the status of its answer."""
         self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answered
@@ -52,28 +59,86 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
+async def connected(port: int) -> Connection:
+    """Open a connection."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, port)
+    return connection
+
+
 def framed(path: str, body: bytes) -> bytes:
+    """Give a POST of a JSON body."""
     head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def asking(path: str) -> bytes:
+    """Give a GET."""
+    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 
 
-def listening(port: int, seconds: float = 20.0) -> None:
-    """Wait until somebody listens there."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((HOST, port), timeout=0.5).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise SystemExit("a server did not start") from None
-            time.sleep(0.02)
+def share(ordered: list[float], part: float) -> float:
+    """Give the value below which this part of sorted values lies."""
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of the generator saw.
+
+    Attributes:
+        sent: epoch seconds at which each request was sent, in the order of the requests.
+        waits: seconds until each answer, sorted; from when a request was due, where a rate was given: a stalled
+            server must not hide its queue.
+        bad: answers other than 200 and 202.
+    """
+
+    sent: list[float]
+    waits: list[float]
+    seconds: float
+    bad: int
+
+    @property
+    def requests(self) -> int:
+        return len(self.waits)
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+    def within_ms(self, part: float) -> float:
+        """Give the milliseconds within which this part of the answers came."""
+        return 1000 * share(self.waits, part)
+
+
+def drive(port: int, requests: Iterator[bytes], *, seconds: float = ALWAYS, rate: float = 0.0) -> Load:
+    """Send requests until they or the time end: as fast as they are answered, or at a rate."""
+    return uvloop.run(_drive(port, requests, seconds, rate))
+
+
+async def _drive(port: int, requests: Iterator[bytes], seconds: float, rate: float) -> Load:
+    loop = asyncio.get_running_loop()
+    numbered = enumerate(requests)
+    sent: dict[int, float] = {}
+    waits: list[float] = []
+    bad = 0
+    begun = loop.time()
+
+    async def work() -> None:
+        nonlocal bad
+        connection = await connected(port)
+        while loop.time() < begun + seconds and (following := next(numbered, None)) is not None:
+            number, request = following
+            due = begun + number / rate if rate else loop.time()
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            sent[number] = time.time()
+            bad += await connection.ask(request) not in (200, 202)
+            waits.append(loop.time() - due)
+        connection.close()
+
+    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    return Load([sent[number] for number in sorted(sent)], sorted(waits), loop.time() - begun, bad)
 
 
 async def serve_echo(port: int) -> None:
@@ -88,43 +153,17 @@ async def serve_echo(port: int) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, port).start()
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
+    await serving()
     await runner.cleanup()
 
 
-async def busy(port: int, path: str, body: bytes, seconds: float) -> float:
-    """Keep every connection busy for so long; gives requests per second."""
-    loop = asyncio.get_running_loop()
-    request, begun, done = framed(path, body), loop.time(), 0
-
-    async def work() -> None:
-        nonlocal done
-        _, connection = await loop.create_connection(Connection, HOST, port)
-        while loop.time() < begun + seconds:
-            await connection.ask(request)
-            done += 1
-        connection.close()
-
-    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
-    return done / (loop.time() - begun)
-
-
-def echo_rate(seconds: float) -> float:
+def echo_rate(seconds: float, body: bytes = b"") -> float:
     """Requests per second of a bare aiohttp + uvloop JSON echo on this machine, now."""
+    body = body or json.dumps({"alerts": [{"labels": {str(n): "value" for n in range(12)}}]}).encode()
     port = free_port()
-    server = subprocess.Popen([sys.executable, __file__, str(port)])
-    try:
-        listening(port)
-        body = json.dumps({"alerts": [{"labels": {str(n): "value" for n in range(12)}}]}).encode()
-        return asyncio.run(busy(port, "/echo", body, seconds))
-    finally:
-        server.terminate()
-        server.wait(10)
+    with started(__file__, str(port), port=port):
+        return drive(port, itertools.repeat(framed("/echo", body)), seconds=seconds).rate
 
 
 if __name__ == "__main__":
-    import uvloop
-
     uvloop.run(serve_echo(int(sys.argv[1])))

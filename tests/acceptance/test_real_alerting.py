@@ -195,6 +195,9 @@ async def test_a_crashed_a_hung_and_a_greedy_container_are_healed_with_evidence(
         }
         await all_cleared(agent)
         assert (await agent.get("/api/v1/conservation"))["balanced"]
+        # Before the daemon goes: a sender that connects while it closes would leave a socket to nobody.
+        for sender in (prometheus, alertmanager):
+            await asyncio.to_thread(sender.stop)
 
 
 def fall_ill(containers, ports):

@@ -19,6 +19,8 @@ from backends.provision import NAMES, Provisioned, Provisioner, environment
 RUN_VARIABLE = "ONCALL_TEST_RUN"
 INTERRUPTED = 130
 LAST_WORDS_SECONDS = 20.0
+LONGEST_SECONDS = 4500.0
+"""A run that hangs outside any test, where no test's own limit ends it, is ended after this."""
 
 
 def run(*, with_backends: bool, pytest_arguments: Sequence[str]) -> int:
@@ -92,15 +94,23 @@ class Pytest:
         """Run it to its end; an interruption reaches it once, and it may still tear down."""
         process = subprocess.Popen(self._argv, cwd=private_env.ROOT, env=self._environ)
         try:
-            return process.wait()
+            return process.wait(LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._end(process)
+            say(f"pytest did not end in {LONGEST_SECONDS:g} s")
+            return 1
         except KeyboardInterrupt:
-            if not sys.stdin.isatty():  # a terminal has sent it the signal already
-                process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LAST_WORDS_SECONDS)
+            self._end(process, has_heard=sys.stdin.isatty())
             raise
         finally:
             self._stop_strays()
+
+    def _end(self, process: subprocess.Popen[bytes], *, has_heard: bool = False) -> None:
+        """Interrupt it, unless a terminal has sent it the signal already, and let it tear down."""
+        if not has_heard:
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_WORDS_SECONDS)
 
     def _stop_strays(self) -> None:
         """End what still runs with this run's token in its environment: an interrupted test's servers."""

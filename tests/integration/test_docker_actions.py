@@ -80,7 +80,7 @@ def attempt(
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - the engine has no such signal
+        while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.01)
 
 

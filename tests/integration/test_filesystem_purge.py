@@ -268,7 +268,7 @@ async def test_the_sweeper_runs_while_the_executor_is_open(root: Path) -> None:
     [name] = os.listdir(root / QUARANTINE)  # noqa: PTH208 - names
     (root / QUARANTINE / name / "expires_at").write_text("1.0")
     async with executor, asyncio.timeout(5):
-        while os.listdir(root / QUARANTINE):  # noqa: ASYNC110, PTH208 - the sweeper has no signal
+        while os.listdir(root / QUARANTINE):  # noqa: PTH208 - names
             await asyncio.sleep(0.01)
 
 

@@ -471,9 +471,13 @@ async def test_tcp_prober_speaks_to_a_real_redis(redis_url: str) -> None:
 
 
 async def test_tcp_prober_calls_a_closed_and_a_silent_port_down() -> None:
+    hung_up = asyncio.Event()
+
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        hung_up.set()
 
     async with await asyncio.start_server(listen, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
@@ -483,6 +487,7 @@ async def test_tcp_prober_calls_a_closed_and_a_silent_port_down() -> None:
         ):
             reading = await read(TcpProber({}), Target("cache", "tcp", address=target), 0.2, **params)
             assert reading.signals.up is False
+        await asyncio.wait_for(hung_up.wait(), 2.0)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def url(path: Path) -> str:
 
 async def _until(condition, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what is waited for is in the database
+        while not await condition():
             await asyncio.sleep(0.005)
 
 

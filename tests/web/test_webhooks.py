@@ -168,6 +168,12 @@ async def test_a_signed_body_is_accepted(site: Site) -> None:
     assert 202 == status
 
 
+async def test_an_authentic_sender_may_come_through_a_proxy_with_another_name(site: Site) -> None:
+    headers = {"Host": "oncall.example", "Authorization": "Bearer tok-123"}
+    status, _ = await site.post("bearer", notification(firing(1)), headers=headers)
+    assert 202 == status
+
+
 async def test_a_body_without_a_length_is_bounded_too(site: Site) -> None:
     async def endless() -> Any:
         for _ in range(40):
