@@ -23,6 +23,7 @@ from oncall_agent.errors import ConfigError, PolicyError
 from oncall_agent.loops import every, keep_alive
 from oncall_agent.notify import Notifier
 from oncall_agent.pipeline import Services
+from oncall_agent.pipeline.bundling import Bundling
 from oncall_agent.policy.base import Policy
 from oncall_agent.policy.linear import LinearThompson
 from oncall_agent.pools import Pools
@@ -124,6 +125,7 @@ class Daemon:
             pools=pools,
             probes=probes,
             policy=await self._restored_policy(),
+            bundling=Bundling(self.settings.paging.per_minute),
             clock=self.clock,
             metrics=self.metrics,
             log=self.log,

@@ -99,6 +99,7 @@ def configuration(folder: Path, target_port: int) -> Path:
             "storm": {"reversible_only_at": 10**6, "stop_at": 10**6},
         },
         "telemetry": {"level": "warning"},
+        "paging": {"per_minute": 10_000},
         "workers": {"max_claims": 50},
         "backends": {
             "http": {

@@ -24,6 +24,7 @@ from running import HOST, free_port, read, serving, started
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _MANY = 10**6
+DATABASE = "bench.db"
 
 
 # --- the server ------------------------------------------------------------------------------------------
@@ -100,10 +101,23 @@ def sicken(port: int) -> None:
 # --- what an operator writes -----------------------------------------------------------------------------
 
 
-def configure(folder: Path, target_port: int, targets: int, **changed: Any) -> Path:
+def configure(
+    folder: Path,
+    target_port: int,
+    targets: int,
+    *,
+    idempotent: bool = True,
+    within_seconds: float = 20.0,
+    **changed: Any,
+) -> Path:
     """Write the configuration of a daemon for so many targets.
 
-    Limits are wide open, since they are not what is measured. Names of `changed` replace whole parts of it.
+    Limits are wide open, since they are not what is measured.
+
+    Args:
+        idempotent: whether the daemon may send a call again whose answer it did not get.
+        within_seconds: how long it waits until a call has helped.
+        changed: top-level parts in place of those written here.
     """
     runbook = {
         "name": "fix",
@@ -111,8 +125,9 @@ def configure(folder: Path, target_port: int, targets: int, **changed: Any) -> P
         "match": {"alertname": "Bench"},
         "candidates": [{"action": "http.call", "params": {"endpoint": "fix"}, "prior": 1.0}],
     }
+    verify = {"url": "/status", "assertion": "ok", "within_seconds": within_seconds}
     config = {
-        "store": {"url": f"sqlite:///{folder / 'bench.db'}", "max_open_incidents": _MANY},
+        "store": {"url": f"sqlite:///{folder / DATABASE}", "max_open_incidents": _MANY},
         "autonomy": {"default": "auto"},
         "policy": {"noise_scale": 0.01},
         "guard": {
@@ -124,7 +139,7 @@ def configure(folder: Path, target_port: int, targets: int, **changed: Any) -> P
         "workers": {"count": 64},
         "telemetry": {"level": "warning"},
         "backends": {
-            "http": {"endpoints": {"fix": _endpoint(5.0)}},
+            "http": {"endpoints": {"fix": {"url": "/fix", "idempotent": idempotent, "verify": verify}}},
             "escalate": {"file": str(folder / "pages.jsonl")},
         },
         "targets": [_target(number, target_port) for number in range(targets)],
@@ -134,11 +149,6 @@ def configure(folder: Path, target_port: int, targets: int, **changed: Any) -> P
     file = folder / "oncall-agent.yaml"
     file.write_text(json.dumps(config | changed))
     return file
-
-
-def _endpoint(within_seconds: float) -> dict[str, Any]:
-    verify = {"url": "/status", "assertion": "ok", "within_seconds": within_seconds}
-    return {"url": "/fix", "idempotent": True, "verify": verify}
 
 
 def _target(number: int, port: int) -> dict[str, Any]:

@@ -104,9 +104,11 @@ async def recover(run: Run, services: Services) -> Run | End:
 async def _resume_page(run: Run, services: Services, attempt: Attempt | None) -> End:
     """Go on paging people; a page that a former process may have sent is asked for by its key first."""
     reason = run.incident.end_reason or EndReason.NOTHING_PERMITTED
+    is_dead = reason is EndReason.POISONED
+    end = Escalated(reason, state=IncidentState.DEAD_LETTERED if is_dead else IncidentState.ESCALATED)
     executor = services.registry.executors.get(attempt.action) if attempt else None
     if attempt is None or executor is None:
-        return Escalated(reason)
+        return end
     receipt = Receipt(action=attempt.action, at=attempt.started_at, partial=True)
     check = await runner.recover(executor, action_context(run, services, executor, attempt), receipt)
     outcome = _interrupted(check.reason)
@@ -115,10 +117,10 @@ async def _resume_page(run: Run, services: Services, attempt: Attempt | None) ->
         outcome = Outcome(
             OutcomeStatus.SUCCEEDED, OutcomeReason.CRASH_RECOVERED, check.reason, verification=check
         )
-        move = Move(IncidentState.ESCALATED, end_reason=reason)
+        move = Move(end.state, end_reason=reason)
     finished = Finished(attempt.id, outcome)
     await services.store.commit(run.change(services.clock.now(), outcome=finished, move=move))
-    return Done(move.state) if move else Escalated(reason)
+    return Done(move.state) if move else end
 
 
 def _interrupted(detail: str) -> Outcome:

@@ -13,6 +13,7 @@ from oncall_agent.models import (
     OutcomeStatus,
     Phase,
 )
+from oncall_agent.pipeline.bundling import Covered, PageNow
 from oncall_agent.pipeline.closing import commit_ending, learn, tell_end
 from oncall_agent.pipeline.run import (
     Done,
@@ -101,14 +102,32 @@ async def _escalate(run: Run, end: Escalated, services: Services) -> End:
             services.log.warning(
                 "page.failed", incident_id=run.incident.id, reason="escalate.page is switched off"
             )
-        run = run.noting("incident.ended", services.clock.now(), state=end.state, reason=end.reason)
-        await _move(run, services, Move(end.state, end_reason=end.reason))
-        tell_end(run, services, end.state, end.reason)
-        return Done(end.state)
-    return await _page(run, end, services, executor)
+        return await _end(run, end, services)
+    admitted = services.bundling.admit(run.incident.id, run.incident.title, services.clock.now())
+    if isinstance(admitted, PageNow):
+        return await _page(run, end, services, executor, admitted.others)
+    if isinstance(admitted, Covered):
+        services.metrics.pages.labels("bundled").inc()
+        return await _end(run.noting("page.bundled", services.clock.now()), end, services)
+    run_after = services.clock.now() + admitted.seconds
+    await _move(
+        run,
+        services,
+        Move(IncidentState.PARKED, Phase.ESCALATING, run_after=run_after, end_reason=end.reason),
+    )
+    return Done(IncidentState.PARKED)
 
 
-async def _page(run: Run, end: Escalated, services: Services, executor: Executor) -> End:
+async def _end(run: Run, end: Escalated, services: Services) -> End:
+    run = run.noting("incident.ended", services.clock.now(), state=end.state, reason=end.reason)
+    await _move(run, services, Move(end.state, end_reason=end.reason))
+    tell_end(run, services, end.state, end.reason)
+    return Done(end.state)
+
+
+async def _page(
+    run: Run, end: Escalated, services: Services, executor: Executor, others: tuple[str, ...]
+) -> End:
     run = await _diagnosed(run, services)
     chosen = run.decision if run.decision and run.decision.candidate.action == ESCALATE else None
     candidate = chosen.candidate if chosen else Candidate(ESCALATE, run.incident.target)
@@ -116,7 +135,8 @@ async def _page(run: Run, end: Escalated, services: Services, executor: Executor
     await _begin_page(run, end, services, attempt)
     paged = replace(run, attempt=attempt, timeline=(), decision=chosen, decision_is_stored=True)
     ctx = action_context(run, services, executor, attempt)
-    ctx = replace(ctx, incident={**ctx.incident, "reason": end.reason.value})
+    told = {**ctx.incident, "reason": end.reason.value}
+    ctx = replace(ctx, incident={**told, "also": list(others)} if others else told)
     outcome = await runner.run(
         executor, ctx, _NoJournal(), checked=Check(ok=True, instances=0), may_go_on=run.may_go_on
     )
@@ -129,6 +149,7 @@ async def _page(run: Run, end: Escalated, services: Services, executor: Executor
         await commit_ending(paged, services, Move(end.state, end_reason=end.reason))
         tell_end(paged, services, end.state, end.reason)
         return Done(end.state)
+    services.bundling.failed(ctx.started_at)
     return await _page_again(paged, end, services)
 
 

@@ -24,6 +24,7 @@ from oncall_agent.models import (
     Reward,
     Screened,
 )
+from oncall_agent.pipeline.bundling import Bundling
 from oncall_agent.policy.base import Policy, PolicyUpdate
 from oncall_agent.pools import Pools
 from oncall_agent.probes import Probes
@@ -50,6 +51,7 @@ class Services:
     pools: Pools
     probes: Probes
     policy: Policy
+    bundling: Bundling
     clock: Clock
     metrics: Metrics
     log: Any

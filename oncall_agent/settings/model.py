@@ -255,6 +255,13 @@ class ApprovalSettings(Group):
     """Then the answer is no."""
 
 
+class PagingSettings(Group):
+    """How often people are paged."""
+
+    per_minute: int = Field(10, ge=1, le=10_000)
+    """Pages within a minute; what is beyond travels as a list in the next one, so that a storm stays readable."""
+
+
 class WorkerSettings(Group):
     """The loop that handles incidents."""
 
@@ -397,6 +404,7 @@ class Settings(Group):
     guard: GuardSettings = GuardSettings()
     """Limits that nothing it learns can raise."""
     approvals: ApprovalSettings = ApprovalSettings()
+    paging: PagingSettings = PagingSettings()
     """Questions to people."""
     workers: WorkerSettings = WorkerSettings()
     """The loop that handles incidents."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from scenes.lamp import RUNBOOK, house
+
+from oncall_agent.pipeline import bundling
 
 TOKENS = [
     {"name": name, "role": "operator", "secret": f"env:LAMP_TOKEN_{name.upper()}"} for name in ("ann", "bob")
@@ -276,6 +279,18 @@ async def test_a_storm_is_left_to_people(tmp_path, world):
         detail = await agent.ended(told["incident_id"], "escalated")
         assert detail["decisions"][0]["decision"]["refused"][0]["reason"] == "storm"
         assert world.effects == []
+
+
+async def test_pages_beyond_the_rate_travel_in_the_next_one(tmp_path, world, monkeypatch):
+    monkeypatch.setattr(bundling, "WINDOW_SECONDS", 0.5)
+    async with house(tmp_path, paging={"per_minute": 1}) as agent:
+        told = [await agent.fire(f"attic-{number}") for number in range(6)]
+        for one in told:
+            await agent.ended(one["incident_id"], "escalated")
+        sent = [json.loads(line) for line in agent.pages().splitlines()]
+        pages = [line for line in sent if "body" in line]
+        assert len(pages) < len(told)
+        assert all(any(f"attic-{number} is dark" in page["body"] for page in pages) for number in range(6))
 
 
 async def test_readiness_and_backends_say_what_works(tmp_path):

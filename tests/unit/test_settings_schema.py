@@ -145,7 +145,11 @@ def _unit(tmp_path: Path) -> str:
 def test_systemd_understands_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     unit = _unit(tmp_path)
     verified = subprocess.run(
-        ["systemd-analyze", "--man=no", "verify", unit], capture_output=True, text=True, check=False, timeout=30
+        ["systemd-analyze", "--man=no", "verify", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
     rated = subprocess.run(
