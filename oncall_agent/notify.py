@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oncall_agent import runner
-from oncall_agent.contract import ActionContext, Check, Clock, Executor, Receipt, Target
+from oncall_agent.contract import ActionContext, Check, Clock, Executor, Target
 from oncall_agent.models import JsonObject, OutcomeStatus
 from oncall_agent.pools import Pools
 
@@ -66,10 +66,5 @@ class Notifier:
             run_blocking=self._pools.of(pager.spec.system).run,
             incident={"id": "", "title": notice.title, **notice.fields},
         )
-        outcome = await runner.run(pager, ctx, _NoJournal(), checked=Check(ok=True), may_go_on=lambda: True)
+        outcome = await runner.run(pager, ctx, None, checked=Check(ok=True), may_go_on=lambda: True)
         return outcome.status is OutcomeStatus.SUCCEEDED
-
-
-class _NoJournal:
-    async def keep(self, receipt: Receipt) -> None:
-        return None

@@ -66,7 +66,7 @@ class _Progress:
 async def run(
     executor: Executor,
     ctx: ActionContext,
-    journal: Journal,
+    journal: Journal | None,
     *,
     checked: Check,
     may_go_on: Callable[[], bool],
@@ -74,6 +74,7 @@ async def run(
     """Carry out one attempt that is written down and whose precheck was passed.
 
     Args:
+        journal: where the receipt is made durable before verify; None for a page, which its outcome tells.
         checked: the precheck's answer, kept with the attempt; `precheck` gives it.
         may_go_on: asked between every two steps; False is the kill switch or a lost lease.
     """
@@ -160,7 +161,7 @@ async def undo(executor: Executor, ctx: ActionContext, receipt: Receipt | None) 
 async def _steps(
     executor: Executor,
     ctx: ActionContext,
-    journal: Journal,
+    journal: Journal | None,
     progress: _Progress,
     may_go_on: Callable[[], bool],
 ) -> Outcome:
@@ -171,7 +172,8 @@ async def _steps(
     progress.receipt = _bounded_receipt(receipt)
     if receipt.planned:
         return progress.ended(OutcomeStatus.PLANNED, OutcomeReason.DRY_RUN)
-    await journal.keep(progress.receipt)
+    if journal is not None:
+        await journal.keep(progress.receipt)
     if not may_go_on():
         return progress.ended(OutcomeStatus.INTERRUPTED, OutcomeReason.KILL_SWITCH, "before verify")
     verified = await _timed(

@@ -1,4 +1,4 @@
-"""The ActionService: claims incidents, hands each to the pipeline, keeps the leases, looks after the rest.
+"""The ActionService: claims incidents, hands each to the pipeline, keeps the leases.
 
 One claiming loop takes as many incidents as there are free workers in one transaction; each is handled in
 an asyncio task of its own. Leases are renewed; one that is lost stops its handling between two stages.
@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oncall_agent.contract import ActionContext, Executor, Target
+from oncall_agent.caretaker import Caretaker
 from oncall_agent.errors import NotFoundError, PolicyError, StaleLeaseError, StoreError
 from oncall_agent.loops import every, keep_alive
-from oncall_agent.models import OPEN_STATES, EndReason, IncidentState
+from oncall_agent.models import EndReason, IncidentState
 from oncall_agent.notify import Notice, Notifier
 from oncall_agent.pipeline import Services, handle
 from oncall_agent.pipeline.ending import close
@@ -25,13 +25,6 @@ from oncall_agent.settings.model import PolicySettings
 from oncall_agent.store import Claimed, StoredDecision
 
 _IDLE_SECONDS = 1.0
-_PING_SECONDS = 30.0
-_PING_LIMIT_SECONDS = 5.0
-_CONSERVATION_SECONDS = 15.0
-_HOUSEKEEPING_SECONDS = 60.0
-_HOUSEKEEPING_SLICES = 100
-_EXPIRY_SECONDS = 1.0
-_LAG_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +54,7 @@ class ActionService:
         self._freed = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._failing: dict[str, str] = {}
-        self._balanced = True
-        self._checkpointed = services.policy.version
-        self._paused = services.store.control.paused
-        self._most_open = services.settings.store.max_open_incidents
+        self._caretaker = Caretaker(services, notifier, self.readiness)
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -73,11 +63,8 @@ class ActionService:
         clock = self._services.clock
         self._spawn("claim", self._claim_once)
         self._spawn("lease", every(self._services.settings.workers.lease_seconds / 3, self._renew, clock))
-        self._spawn("expiry", every(_EXPIRY_SECONDS, self._expire, clock))
-        self._spawn("conservation", every(_CONSERVATION_SECONDS, self._weigh, clock))
-        self._spawn("housekeeping", every(_HOUSEKEEPING_SECONDS, self._keep_house, clock))
-        self._spawn("ping", every(_PING_SECONDS, self._ping, clock))
-        self._spawn("lag", self._measure_lag)
+        for name, step in self._caretaker.duties():
+            self._spawn(name, step)
         self._spawn("notices", self._notifier.run)
 
     def _spawn(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
@@ -232,94 +219,6 @@ class ActionService:
                 held.valid = False
                 services.log.warning("lease.lost", incident_id=incident_id)
 
-    async def _expire(self) -> None:
-        await self._services.store.expire_approvals(self._services.clock.now())
-        self._tell_pause()
-
-    def _tell_pause(self) -> None:
-        """Tell people when automation was switched off or on, whoever did it: silence would look like health."""
-        control = self._services.store.control
-        if control.paused == self._paused:
-            return
-        self._paused = control.paused
-        title = "Automation is paused" if control.paused else "Automation goes on"
-        fields = {"reason": control.paused_reason, "by": control.paused_by, "severity": "warning"}
-        self._notifier.send(Notice(f"{title} {self._services.clock.now():.0f}", title, fields))
-
-    async def _weigh(self) -> None:
-        services, metrics = self._services, self._services.metrics
-        terms = await services.store.conservation()
-        for term in ("accepted", "open", "resolved", "escalated", "dead_lettered"):
-            metrics.conservation.labels(term).set(getattr(terms, term))
-        metrics.conservation.labels("suppressed").set(sum(terms.suppressed.values()))
-        metrics.balanced.set(terms.balanced)
-        counts = await services.store.counts()
-        for state in IncidentState:
-            metrics.incidents.labels(state.value).set(counts.get(state.value, 0))
-        metrics.queue_fill.set(sum(counts.get(state.value, 0) for state in OPEN_STATES) / self._most_open)
-        metrics.paused.set(services.store.control.paused)
-        self.readiness()
-        if self._balanced and not terms.balanced:
-            accounted = terms.open + terms.resolved + terms.escalated + terms.dead_lettered
-            accounted += sum(terms.suppressed.values())
-            services.log.error("conservation.broken", accepted=terms.accepted, accounted=accounted)
-        self._balanced = terms.balanced
-
-    async def _keep_house(self) -> None:
-        services = self._services
-        for _ in range(_HOUSEKEEPING_SLICES):
-            if await services.store.housekeeping(services.clock.now()) == 0:
-                break
-        policy = services.policy
-        if policy.version - self._checkpointed >= services.settings.policy.checkpoint_every:
-            await services.store.save_checkpoint(policy.version, policy.snapshot(), services.clock.now())
-            self._checkpointed = policy.version
-
-    async def _measure_lag(self) -> None:
-        clock = self._services.clock
-        before = clock.monotonic()
-        await clock.sleep(_LAG_SECONDS)
-        self._services.metrics.loop_lag_seconds.set(max(0.0, clock.monotonic() - before - _LAG_SECONDS))
-
-    async def _ping(self) -> None:
-        systems: dict[str, Executor] = {}
-        for executor in self._services.registry.executors.values():
-            systems.setdefault(executor.spec.system, executor)
-        await asyncio.gather(*(self._ping_one(system, executor) for system, executor in systems.items()))
-
-    async def _ping_one(self, system: str, executor: Executor) -> None:
-        services = self._services
-        backend = services.registry.backend(system)
-        before = backend.ok
-        try:
-            async with asyncio.timeout(_PING_LIMIT_SECONDS):
-                check = await executor.ping(self._bare_context(executor))
-            backend.ok, backend.reason = check.ok, check.reason[:300]
-        except TimeoutError:
-            backend.ok, backend.reason = False, f"no answer within {_PING_LIMIT_SECONDS:g} s"
-        except Exception as error:  # noqa: BLE001 - a broken ping says that this backend is off, nothing else
-            backend.ok, backend.reason = False, f"{type(error).__name__}: {error}"[:300]
-        backend.checked_at = services.clock.now()
-        services.metrics.backend_up.labels(system).set(backend.ok)
-        state = backend.breaker.state(backend.checked_at)
-        services.metrics.breaker_open.labels(system).set(state.value == "open")
-        if before is not backend.ok:
-            services.log.info("backend.changed", system=system, ok=backend.ok, reason=backend.reason)
-
-    def _bare_context(self, executor: Executor) -> ActionContext:
-        services = self._services
-        return ActionContext(
-            target=Target(name="unknown", kind=executor.spec.target_kind),
-            params=None,
-            idempotency_key="ping",
-            attempt_id="ping",
-            started_at=services.clock.now(),
-            deadline_at=services.clock.monotonic() + _PING_LIMIT_SECONDS,
-            clock=services.clock,
-            log=services.log,
-            run_blocking=services.pools.of(executor.spec.system).run,
-        )
-
     # --- what others ask ------------------------------------------------------------------------------------
 
     def readiness(self) -> Readiness:
@@ -329,7 +228,7 @@ class ActionService:
         parts = {
             "store": store,
             "workers": "stopping" if self._stopping else f"not running: {stopped}" if stopped else "ok",
-            "conservation": "ok" if self._balanced else "alerts are missing",
+            "conservation": "ok" if self._caretaker.is_balanced else "alerts are missing",
             "control": self._control_state(),
         }
         parts |= {f"plugin:{name}": reason for name, reason in self._services.registry.off.items()}

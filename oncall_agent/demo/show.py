@@ -142,7 +142,7 @@ def _details(client: Client) -> list[dict[str, Any]]:
 def _table(details: list[dict[str, Any]]) -> Table:
     table = Table(title="Incidents", title_justify="left", expand=False)
     for column in ("service", "trouble", "state", "doing", "health", "seconds"):
-        table.add_column(column, min_width=8)
+        table.add_column(column, min_width=6, no_wrap=True)
     now = SystemClock().now()
     for detail in details:
         incident = detail["incident"]
@@ -184,18 +184,18 @@ def _seconds(value: Any) -> float | None:
 def _summary(
     console: Console, details: list[dict[str, Any]], addresses: Mapping[str, Mapping[str, Any]]
 ) -> int:
-    table = Table(title="\nSummary", title_justify="left")
+    table = Table(title="\nSummary: health before and after, seconds to recovery", title_justify="left")
     for column in (
         "service",
         "action",
         "outcome",
-        "health before",
+        "before",
         "after",
         "reward",
-        "seconds to recovery",
-        "healthy now",
+        "seconds",
+        "healthy",
     ):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("service", "action"))
     good = 0
     for detail in details:
         incident, attempts = detail["incident"], detail["attempts"]

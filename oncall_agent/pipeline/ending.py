@@ -138,7 +138,7 @@ async def _page(
     told = {**ctx.incident, "reason": end.reason.value}
     ctx = replace(ctx, incident={**told, "also": list(others)} if others else told)
     outcome = await runner.run(
-        executor, ctx, _NoJournal(), checked=Check(ok=True, instances=0), may_go_on=run.may_go_on
+        executor, ctx, None, checked=Check(ok=True, instances=0), may_go_on=run.may_go_on
     )
     paged = replace(paged, outcome=outcome, after=None)
     sent = outcome.status is OutcomeStatus.SUCCEEDED
@@ -187,13 +187,6 @@ async def _page_again(run: Run, end: Escalated, services: Services) -> End:
     if over:
         tell_end(run, services, IncidentState.DEAD_LETTERED, end.reason)
     return Done(move.state)
-
-
-class _NoJournal:
-    """A page is told by its outcome; there is nothing to go back to in between."""
-
-    async def keep(self, receipt: object) -> None:
-        return None
 
 
 async def _diagnosed(run: Run, services: Services) -> Run:

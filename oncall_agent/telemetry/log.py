@@ -113,9 +113,13 @@ def _render(_: Any, __: str, fields: MutableMapping[str, Any]) -> bytes:
     return line + b"\n"
 
 
+_current: list[LineSink] = []
+
+
 def configure(level: str = "info", stream: BinaryIO | None = None) -> LineSink:
     """Set structlog up for this process; the sink given back is closed at its end."""
     sink = LineSink(stream or sys.stdout.buffer)
+    _current[:] = [sink]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -130,6 +134,11 @@ def configure(level: str = "info", stream: BinaryIO | None = None) -> LineSink:
         cache_logger_on_first_use=False,
     )
     return sink
+
+
+def dropped_lines() -> int:
+    """Give how many lines nobody took in time since the log was configured."""
+    return _current[-1].dropped if _current else 0
 
 
 def _factory(sink: LineSink) -> Callable[..., _SinkLogger]:
