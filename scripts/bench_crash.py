@@ -1,153 +1,32 @@
 """Kill -9 at random moments under load, again and again: no alert vanishes, no action happens twice.
 
-A daemon as an operator runs it, on SQLite; a sender that repeats until it gets 202, as Alertmanager does; a target that
-counts every effect under its Idempotency-Key and answers repeats like any first call. After each kill the daemon is started
-again on what it left. At the end every alert must be accounted for, and no attempt may have had more than one effect.
+A daemon as an operator runs it, on SQLite; a sender that repeats until it gets 202, as Alertmanager does; a target
+that counts every effect under its Idempotency-Key and answers repeats like any first call. After each kill the daemon
+is started again on what it left. At the end every alert must be accounted for, and no attempt may have had more than
+one effect.
 
     python scripts/bench_crash.py [--kills 200] [--seed 1]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-from load import HOST, framed, free_port, listening
+import fleet
+import running
+from figures import Figure, equal, finish, options_of
+from running import HOST
 
 TARGETS = 300
 RATE = 120.0
 SENDERS = 8
 _LONGEST_LIFE_SECONDS = 1.2
-
-
-class Target(asyncio.Protocol):
-    """Counts: POST /N/fix acts, GET /N/status tells, GET /effects gives the counts by key."""
-
-    fixed: set[bytes] = set()
-    effects: dict[str, int] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-        self.received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        while (head := self.received.find(b"\r\n\r\n")) >= 0:
-            lines = self.received[:head].split(b"\r\n")
-            fields = {
-                key.lower(): value.strip() for key, _, value in (line.partition(b":") for line in lines[1:])
-            }
-            length = int(fields.get(b"content-length", b"0"))
-            if len(self.received) < head + 4 + length:
-                return
-            self.received = self.received[head + 4 + length :]
-            method, path = lines[0].split(b" ", 2)[:2]
-            self.answer(method, path, fields.get(b"idempotency-key", b"").decode())
-
-    def answer(self, method: bytes, path: bytes, key: str) -> None:
-        name = path.split(b"/")[1]
-        value: Any = {"ok": name in self.fixed}
-        if method == b"POST":
-            self.effects[key] = self.effects.get(key, 0) + 1
-            self.fixed.add(name)
-        elif path == b"/effects":
-            value = self.effects
-        elif path == b"/sicken":
-            self.fixed.clear()
-        body = json.dumps(value).encode()
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n" % len(body)
-            + body
-        )
-
-
-async def serve_target(port: int) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(Target, HOST, port)
-    stopped = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    await stopped.wait()
-    server.close()
-
-
-def configuration(folder: Path, target_port: int) -> Path:
-    runbook = {
-        "name": "fix",
-        "class": "crash",
-        "match": {"alertname": "Crash"},
-        "candidates": [{"action": "http.call", "params": {"endpoint": "fix"}, "prior": 1.0}],
-    }
-    config = {
-        "store": {"url": f"sqlite:///{folder / 'crash.db'}"},
-        "autonomy": {"default": "auto"},
-        "grouping": {"labels": ["run"]},
-        "guard": {
-            "cooldown_seconds": {"http.call": 0},
-            "rate_per_action": 10**6,
-            "rate_per_service": 10**6,
-            "storm": {"reversible_only_at": 10**6, "stop_at": 10**6},
-        },
-        "telemetry": {"level": "warning"},
-        "paging": {"per_minute": 10_000},
-        "workers": {"max_claims": 50},
-        "backends": {
-            "http": {
-                "endpoints": {
-                    "fix": {
-                        "url": "/fix",
-                        "verify": {"url": "/status", "assertion": "ok", "within_seconds": 0},
-                    }
-                }
-            },
-            "escalate": {"file": str(folder / "pages.jsonl")},
-        },
-        "targets": [
-            {
-                "name": f"t{number}",
-                "kind": "http_endpoint",
-                "service": f"t{number}",
-                "settle_seconds": 0,
-                "address": {"url": f"http://{HOST}:{target_port}/{number}"},
-            }
-            for number in range(TARGETS)
-        ],
-    }
-    (folder / "runbooks").mkdir()
-    (folder / "runbooks" / "crash.yaml").write_text(json.dumps([runbook]))
-    file = folder / "oncall-agent.yaml"
-    file.write_text(json.dumps(config))
-    return file
-
-
-def alert(number: int) -> bytes:
-    one = {
-        "status": "firing",
-        "labels": {
-            "alertname": "Crash",
-            "service": f"t{number % TARGETS}",
-            "severity": "critical",
-            "run": str(number),
-        },
-        "annotations": {},
-        "startsAt": "2026-11-21T07:15:42.883Z",
-        "endsAt": "0001-01-01T00:00:00Z",
-        "generatorURL": "",
-        "fingerprint": f"{number:016x}",
-    }
-    return json.dumps(
-        {"version": "4", "status": "firing", "receiver": "c", "groupKey": "{}", "alerts": [one]}
-    ).encode()
+_EARLY_SHARE, _LONGEST_START_SECONDS = 0.1, 0.8
 
 
 class Sender:
@@ -162,7 +41,7 @@ class Sender:
     async def _lane(self) -> None:
         while not self.stopping:
             self.number += 1
-            request = framed("/webhooks/alertmanager", alert(self.number))
+            request = fleet.alert(self.number, TARGETS)
             while not await self._send(request):
                 self.repeats += 1
                 await asyncio.sleep(0.02)
@@ -182,119 +61,115 @@ class Sender:
             return False
 
 
-def start(file: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "oncall_agent", "run", "--config", str(file), "--port", str(port)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+class Tormentor:
+    """Starts a daemon, kills it at random moments and starts it again."""
+
+    def __init__(self, file: Path, rng: random.Random) -> None:
+        self.port = running.free_port()
+        self.early = 0
+        self._file, self._rng = file, rng
+        self._daemon: running.Process | None = None
+
+    async def run(self, kills: int, sender: Sender) -> None:
+        await self._start()
+        sending = asyncio.create_task(sender.run())
+        for done in range(1, kills + 1):
+            await asyncio.sleep(self._rng.uniform(0.0, _LONGEST_LIFE_SECONDS))
+            self.kill()
+            await self._start_or_kill_early()
+            if done % 20 == 0:
+                print(
+                    f"{done} kills, {sender.acknowledged} acknowledged, {sender.repeats} repeats", flush=True
+                )
+        await asyncio.to_thread(running.listening, self.port)
+        sender.stopping = True
+        await sending
+
+    def kill(self) -> None:
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
+
+    async def _start(self) -> None:
+        self._daemon = running.spawn_daemon(self._file, self.port)
+        await asyncio.to_thread(running.listening, self.port)
+
+    async def _start_or_kill_early(self) -> None:
+        """Mostly wait until it serves; sometimes the next kill comes while it still starts."""
+        if self._rng.random() >= _EARLY_SHARE:
+            return await self._start()
+        self.early += 1
+        self._daemon = running.spawn_daemon(self._file, self.port)
+        return await asyncio.sleep(self._rng.uniform(0.0, _LONGEST_START_SECONDS))
 
 
-def read(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return json.load(answer)
-
-
-async def torment(file: Path, port: int, kills: int, rng: random.Random) -> tuple[Sender, int]:
-    """Run, kill, start again; a random life after it serves, and sometimes already while it starts."""
-    sender = Sender(port)
-    daemon = start(file, port)
-    await asyncio.to_thread(listening, port)
-    sending = asyncio.create_task(sender.run())
-    early = 0
-    for done in range(kills):
-        await asyncio.sleep(rng.uniform(0.0, _LONGEST_LIFE_SECONDS))
-        daemon.kill()
-        daemon.wait()
-        daemon = start(file, port)
-        if rng.random() < 0.1:
-            early += 1
-            await asyncio.sleep(rng.uniform(0.0, 0.8))
-        else:
-            await asyncio.to_thread(listening, port)
-        if (done + 1) % 20 == 0:
-            print(
-                f"{done + 1} kills, {sender.acknowledged} acknowledged, {sender.repeats} repeats", flush=True
-            )
-    await asyncio.to_thread(listening, port)
-    sender.stopping = True
-    await sending
-    file.with_suffix(".pid").write_text(str(daemon.pid))
-    return sender, early
-
-
-def settle(port: int, seconds: float) -> dict[str, Any]:
-    """Wait until nothing is open."""
+def settled(port: int, seconds: float) -> dict[str, Any]:
+    """Wait until nothing is open; gives the terms of the conservation equation."""
     end = time.monotonic() + seconds
     while True:
-        balance: dict[str, Any] = read(f"http://{HOST}:{port}/api/v1/conservation")
+        balance: dict[str, Any] = running.read(port, "/api/v1/conservation")
         if balance["open"] == 0 or time.monotonic() > end:
             return balance
         time.sleep(0.1)
 
 
-def measure(kills: int, seed: int) -> int:
-    port, target_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_FOLDER")) as name:
-        file = configuration(Path(name), target_port)
-        target = subprocess.Popen([sys.executable, __file__, "target", str(target_port)])
+def measure(kills: int, seed: int) -> list[Figure]:
+    with running.folder() as folder, fleet.serving_targets() as targets:
+        file = fleet.configure(
+            folder,
+            targets,
+            TARGETS,
+            idempotent=False,  # the daemon itself must never send a call again
+            within_seconds=0.0,
+            grouping={"labels": ["run"]},
+            workers={"max_claims": 50},
+        )
+        tormentor = Tormentor(file, random.Random(seed))
+        sender = Sender(tormentor.port)
         try:
-            listening(target_port)
-            sender, early = asyncio.run(torment(file, port, kills, random.Random(seed)))
-            balance = settle(port, 120)
-            effects = read(f"http://{HOST}:{target_port}/effects")
-            audit = read(f"http://{HOST}:{port}/api/v1/audit/verify")
-            return report(sender, early, kills, balance, effects, audit)
+            asyncio.run(tormentor.run(kills, sender))
+            balance = settled(tormentor.port, 120)
+            effects = running.read(targets, "/effects")
+            audit = running.read(tormentor.port, "/api/v1/audit/verify")
         finally:
-            pid = file.with_suffix(".pid")
-            if pid.exists():
-                os.kill(int(pid.read_text()), signal.SIGTERM)
-            target.terminate()
-            target.wait(10)
+            tormentor.kill()
+    killed = Figure("kills (while starting)", f"{kills} ({tormentor.early})")
+    return [
+        killed,
+        *_kept(sender, balance),
+        *_done(effects),
+        equal("audit log", "whole" if audit["ok"] else "BROKEN", "whole"),
+    ]
 
 
-def report(
-    sender: Sender,
-    early: int,
-    kills: int,
-    balance: dict[str, Any],
-    effects: dict[str, int],
-    audit: dict[str, Any],
-) -> int:
-    suppressed = sum(balance["suppressed"].values())
+def _kept(sender: Sender, balance: dict[str, Any]) -> list[Figure]:
     kept = sum(balance[term] for term in ("open", "resolved", "escalated", "dead_lettered"))
-    twice = {key: count for key, count in effects.items() if count > 1 or not key}
-    rows = (
-        ("kills (while starting)", f"{kills} ({early})", "", True),
-        ("alerts acknowledged with 202", f"{sender.acknowledged:,}", "", sender.acknowledged > 0),
-        ("posts that had to be repeated", f"{sender.repeats:,}", "", True),
-        ("alerts in incidents", f"{kept:,}", f"{sender.acknowledged:,}", kept == sender.acknowledged),
-        ("still open", str(balance["open"]), "0", balance["open"] == 0),
-        (
-            "resolved / escalated",
-            f"{balance['resolved']:,} / {balance['escalated']:,}",
-            "",
-            balance["resolved"] > 0,
-        ),
-        ("duplicates told apart", str(suppressed), "", True),
-        ("conservation", "balanced" if balance["balanced"] else "BROKEN", "balanced", balance["balanced"]),
-        ("attempts that had an effect", f"{len(effects):,}", "", len(effects) > 0),
-        ("attempts with more than one effect", str(len(twice)), "0", not twice),
-        ("audit log", "whole" if audit["ok"] else "BROKEN", "whole", audit["ok"]),
-    )
-    for text, value, bar, good in rows:
-        print(f"{text:<38} {value:>16}  {bar:>10}  {'' if not bar else 'ok' if good else 'MISSED'}")
-    return 0 if all(good for *_, good in rows) else 1
+    return [
+        Figure("alerts acknowledged with 202", f"{sender.acknowledged:,}", "> 0", sender.acknowledged > 0),
+        Figure("posts that had to be repeated", f"{sender.repeats:,}"),
+        equal("alerts in incidents, of those acknowledged", kept, sender.acknowledged),
+        equal("still open", balance["open"], 0),
+        Figure("resolved", f"{balance['resolved']:,}", "> 0", balance["resolved"] > 0),
+        Figure("escalated", f"{balance['escalated']:,}"),
+        Figure("duplicates told apart", f"{sum(balance['suppressed'].values()):,}"),
+        equal("conservation", "balanced" if balance["balanced"] else "BROKEN", "balanced"),
+    ]
+
+
+def _done(effects: dict[str, int]) -> list[Figure]:
+    twice = sum(count > 1 or not key for key, count in effects.items())
+    return [
+        Figure("attempts that had an effect", f"{len(effects):,}", "> 0", len(effects) > 0),
+        equal("attempts with more than one effect", twice, 0),
+    ]
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["target"]:
-        import uvloop
-
-        uvloop.run(serve_target(int(sys.argv[2])))
-        return 0
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = options_of(__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    return measure(arguments.kills, arguments.seed)
+    options = parser.parse_args()
+    return finish(measure(options.kills, options.seed), options)
 
 
 if __name__ == "__main__":

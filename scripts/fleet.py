@@ -136,6 +136,7 @@ def configure(
             "rate_per_service": _MANY,
             "storm": {"reversible_only_at": _MANY, "stop_at": _MANY},
         },
+        "paging": {"per_minute": 10_000},
         "workers": {"count": 64},
         "telemetry": {"level": "warning"},
         "backends": {

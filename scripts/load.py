@@ -113,10 +113,13 @@ class Load:
 
 def drive(port: int, requests: Iterator[bytes], *, seconds: float = ALWAYS, rate: float = 0.0) -> Load:
     """Send requests until they or the time end: as fast as they are answered, or at a rate."""
-    return uvloop.run(_drive(port, requests, seconds, rate))
+    return uvloop.run(driving(port, requests, seconds=seconds, rate=rate))
 
 
-async def _drive(port: int, requests: Iterator[bytes], seconds: float, rate: float) -> Load:
+async def driving(
+    port: int, requests: Iterator[bytes], *, seconds: float = ALWAYS, rate: float = 0.0
+) -> Load:
+    """Do what `drive` does, beside other things."""
     loop = asyncio.get_running_loop()
     numbered = enumerate(requests)
     sent: dict[int, float] = {}
