@@ -22,7 +22,7 @@ _WRITER_PRAGMAS: Final = (
     "synchronous=FULL",
     "temp_store=MEMORY",
     "cache_size=-16000",
-    "wal_autocheckpoint=2000",
+    "wal_autocheckpoint=8000",
     "journal_size_limit=67108864",
 )
 _POSTGRES_OPTIONS: Final = (
