@@ -11,12 +11,13 @@ takes about as long as a choice: what its p99 is above its p50 is the machine, n
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from figures import Figure, below, finish, options_of
 from rich.console import Console
 from rich.table import Table
 
@@ -154,23 +155,31 @@ def parts() -> list[tuple[str, Callable[[int], object], float | None]]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The decide stage beside the machine's own limit.")
+def shown(timings: list[tuple[str, Timing]]) -> Table:
+    table = Table(title=f"decide stage, {len(CANDIDATES)} candidates, ms per call")
+    for column in ("part", "best p50", "best p99", "median p50", "median p99"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for name, timing in timings:
+        figures = (timing.best_p50, timing.best_p99, timing.median_p50, timing.median_p99)
+        table.add_row(name, *(f"{value:.4f}" for value in figures))
+    return table
+
+
+def main() -> int:
+    parser = options_of(__doc__)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--size", type=int, default=500, help="calls per batch, at least 100")
     options = parser.parse_args()
-    table = Table(title=f"decide stage, {len(CANDIDATES)} candidates, ms per call")
-    for column in ("part", "best p50", "best p99", "median p50", "median p99", "bar (p99)", "best batch"):
-        table.add_column(column, justify="left" if column == "part" else "right")
+    found: list[Figure] = []
+    timings: list[tuple[str, Timing]] = []
     for name, call, bar in parts():
         timing = measured(call, options.batches, max(100, options.size))
-        figures = (timing.best_p50, timing.best_p99, timing.median_p50, timing.median_p99)
-        verdict = "" if bar is None else "met" if timing.best_p99 <= bar else "missed"
-        table.add_row(
-            name, *(f"{value:.4f}" for value in figures), "" if bar is None else f"{bar:g}", verdict
-        )
-    Console().print(table)
+        timings.append((name, timing))
+        if bar is not None:
+            found.append(below(f"{name}, p99 of the quietest batch, ms", timing.best_p99, bar, digits=3))
+    Console().print(shown(timings))
+    return finish(found, options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -31,12 +31,26 @@ from filled import fill_open, fill_past
 from load import Load, asking, drive, driving, echo_rate
 
 SHIPPED = Path(__file__).resolve().parent.parent / "config"
-TARGETS = 4_000
 FEW = 1_000
+TARGETS = FEW  # so that each has a past: the attempts of each copy were on the same targets
 STARTS = 3
 IDLE_SECONDS = 10.0
 ROUNDS, PER_ROUND = 5, 500
 LIST_RATE, ALERT_RATE, STREAMS = 100, 5, 4
+FILTERS = (
+    "",
+    "limit=200",
+    "state=open",
+    "state=final",
+    "state=queued",
+    "state=resolved",
+    "state=escalated",
+    "class=bench",
+    "target=t77",
+    "target=unheard-of",
+    "state=open&class=bench",
+    "state=resolved&target=t77",
+)
 BAR_EMPTY_SECONDS, BAR_FULL_SECONDS = 2.0, 5.0
 BAR_IDLE_MB, BAR_STORED_MB = 130.0, 300.0
 BAR_LIST_MS = 100.0
@@ -105,17 +119,9 @@ def spread_ids(database: Path, count: int) -> list[str]:
 
 def lists(ids: list[str]) -> Iterator[bytes]:
     """Ask for lists of all kinds, again and again: first pages and deep ones, with filters and without."""
-    filters = ("", "state=open", "state=final", "state=queued", "state=resolved", "class=bench", "target=t77")
-    filters += (
-        "state=open&class=bench",
-        "state=resolved&target=t77",
-        "state=escalated",
-        "target=unheard-of",
-        "limit=200",
-    )
     for number in itertools.count():
-        asked = filters[number % len(filters)]
-        cursor = f"&cursor={ids[number * 7919 % len(ids)]}" if number // len(filters) % 2 else ""
+        asked = FILTERS[number % len(FILTERS)]
+        cursor = f"&cursor={ids[number * 7919 % len(ids)]}" if number // len(FILTERS) % 2 else ""
         yield asking(f"/api/v1/incidents?{asked}{cursor}".replace("?&", "?"))
 
 

@@ -17,12 +17,14 @@ class Figure:
 
     Attributes:
         verdict: whether the bar is met.
+        exact: it is right or wrong on any machine; all others depend on how fast the machine is.
     """
 
     name: str
     value: str
     bar: str = ""
     verdict: bool = True
+    exact: bool = False
 
 
 def echo(rate: float) -> Figure:
@@ -42,7 +44,7 @@ def at_least(name: str, value: float, bar: float, digits: int = 0) -> Figure:
 
 def equal(name: str, value: object, bar: object) -> Figure:
     """Give a figure that has exactly one right value."""
-    return Figure(name, _text(value), _text(bar), value == bar)
+    return Figure(name, _text(value), _text(bar), value == bar, exact=True)
 
 
 def _text(value: object) -> str:
