@@ -14,7 +14,7 @@ from typing import Any
 from oncall_agent.caretaker import Caretaker
 from oncall_agent.errors import NotFoundError, PolicyError, StaleLeaseError, StoreError
 from oncall_agent.loops import every, keep_alive
-from oncall_agent.models import EndReason, IncidentState
+from oncall_agent.models import EndReason
 from oncall_agent.notify import Notice, Notifier
 from oncall_agent.pipeline import Services, handle
 from oncall_agent.pipeline.ending import close
@@ -53,7 +53,6 @@ class ActionService:
         self._stopping = False
         self._freed = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
-        self._failing: dict[str, str] = {}
         self._caretaker = Caretaker(services, notifier, self.readiness)
 
     # --- life ------------------------------------------------------------------------------------------
@@ -101,7 +100,6 @@ class ActionService:
         claimed = await store.claim(
             self._worker, limit=min(free, 64), lease_seconds=settings.lease_seconds, now=clock.now()
         )
-        self._failing.pop("store", None)
         for one in claimed:
             self._take(one)
         if not claimed:
@@ -129,7 +127,6 @@ class ActionService:
         except StaleLeaseError:
             self._services.log.warning("lease.lost", incident_id=incident.id)
         except StoreError as error:
-            self._failing["store"] = str(error)[:200]
             self._services.metrics.store_errors.inc()
             self._services.log.warning(
                 "store.failed", loop="handling", error=str(error)[:300], wait_seconds=0
@@ -142,7 +139,7 @@ class ActionService:
                 error=repr(error)[:300],
                 exc_info=error,
             )
-            await self._give_back(claimed, repr(error))
+            await self._give_back(claimed)
         finally:
             self._held.pop(incident.id, None)
             self._services.metrics.busy.set(len(self._held))
@@ -172,12 +169,12 @@ class ActionService:
         services = self._services
         run = Run(claimed=claimed, target=services.targets.get(claimed.incident.target), may_go_on=may_go_on)
         last = claimed.incident.claim_count > 2 * services.settings.workers.max_claims
-        end = Escalated(EndReason.POISONED, page=not last, state=IncidentState.DEAD_LETTERED)
+        end = Escalated(EndReason.POISONED, page=not last)
         return await close(run, end, services)
 
     async def _after(self, claimed: Claimed, end: End) -> None:
         if isinstance(end, Dropped):
-            await self._give_back(claimed, end.reason)
+            await self._give_back(claimed)
         elif isinstance(end, Parked) and end.approval is not None:
             approval = end.approval
             fields = {
@@ -189,7 +186,7 @@ class ActionService:
             title = f"Approval needed: {approval.action} on {approval.target}"
             self._notifier.send(Notice(approval.id, title, fields))
 
-    async def _give_back(self, claimed: Claimed, reason: str) -> None:
+    async def _give_back(self, claimed: Claimed) -> None:
         """Let the lease run out early, so that the next claim comes after a pause instead of a whole lease."""
         held = self._held.get(claimed.incident.id)
         if held is None or not held.valid or self._stopping:
@@ -223,7 +220,7 @@ class ActionService:
 
     def readiness(self) -> Readiness:
         """Say which parts work; backends that are off show, but do not make the daemon unready."""
-        store = self._failing.get("store", "ok")
+        store = self._services.store.failing_for or "ok"
         stopped = [loop.get_name() for loop in self._loops if loop.done()]
         parts = {
             "store": store,

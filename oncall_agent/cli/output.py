@@ -15,7 +15,7 @@ from rich.table import Table
 from oncall_agent.client import RefusedError, UnreachableError
 from oncall_agent.errors import OncallAgentError
 
-OK, FAILED, BAD_USAGE = 0, 1, 2
+FAILED, BAD_USAGE = 1, 2
 out = Console()
 err = Console(stderr=True)
 

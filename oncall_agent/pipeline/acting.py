@@ -68,8 +68,7 @@ async def recover(run: Run, services: Services) -> Run | End:
         return await _resume_page(run, services, attempt)
     if attempt is None or run.incident.phase is not Phase.ATTEMPTING:
         return run
-    run = replace(run, attempt=attempt, measurement=run.claimed.before, decision=run.claimed.decision)
-    run = replace(run, decision_is_stored=True)
+    run = _taken_up(run, attempt)
     executor = services.registry.executors.get(attempt.action)
     if executor is None:
         return replace(run, outcome=_interrupted("its executor is switched off now"))
@@ -104,8 +103,7 @@ async def recover(run: Run, services: Services) -> Run | End:
 async def _resume_page(run: Run, services: Services, attempt: Attempt | None) -> End:
     """Go on paging people; a page that a former process may have sent is asked for by its key first."""
     reason = run.incident.end_reason or EndReason.NOTHING_PERMITTED
-    is_dead = reason is EndReason.POISONED
-    end = Escalated(reason, state=IncidentState.DEAD_LETTERED if is_dead else IncidentState.ESCALATED)
+    end = Escalated(reason)
     executor = services.registry.executors.get(attempt.action) if attempt else None
     if attempt is None or executor is None:
         return end
@@ -123,6 +121,17 @@ async def _resume_page(run: Run, services: Services, attempt: Attempt | None) ->
     return Done(move.state) if move else end
 
 
+def _taken_up(run: Run, attempt: Attempt) -> Run:
+    """Go on with an attempt from what was stored when it was begun."""
+    return replace(
+        run,
+        attempt=attempt,
+        decision=run.claimed.decision,
+        decision_is_stored=True,
+        measurement=run.claimed.before,
+    )
+
+
 def _interrupted(detail: str) -> Outcome:
     return Outcome(OutcomeStatus.INTERRUPTED, OutcomeReason.CRASH_UNVERIFIED, detail)
 
@@ -133,15 +142,7 @@ async def settle(run: Run, services: Services) -> Run | End:
     if run.incident.phase is not Phase.SETTLING or attempt is None:
         return run
     outcome = Outcome(OutcomeStatus.SUCCEEDED, OutcomeReason.VERIFIED, receipt=attempt.receipt)
-    run = replace(
-        run,
-        attempt=attempt,
-        outcome=outcome,
-        decision=run.claimed.decision,
-        decision_is_stored=True,
-        measurement=run.claimed.before,
-    )
-    return await _hold(run, services, first=False)
+    return await _hold(replace(_taken_up(run, attempt), outcome=outcome), services, first=False)
 
 
 async def begin(run: Run, services: Services) -> Run | End:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from oncall_agent import runner
 from oncall_agent.contract import Check, Executor
 from oncall_agent.models import (
+    Approval,
     Attempt,
     Candidate,
     IncidentState,
@@ -48,7 +49,7 @@ async def close(run: Run, end: End, services: Services) -> End:
     return end
 
 
-async def _move(run: Run, services: Services, move: Move, parked: Parked | None = None) -> None:
+async def _move(run: Run, services: Services, move: Move, approval: Approval | None = None) -> None:
     now = services.clock.now()
     await services.store.commit(
         run.change(
@@ -56,7 +57,7 @@ async def _move(run: Run, services: Services, move: Move, parked: Parked | None 
             decision=None if run.decision_is_stored else run.decision,
             context=run.context,
             before=run.measurement if run.attempt is None else None,
-            approval=parked.approval if parked else None,
+            approval=approval,
             move=move,
         )
     )
@@ -73,7 +74,7 @@ async def _park(run: Run, end: Parked, services: Services) -> None:
         run = run.noting(
             "attempt.verified", now, detail=run.outcome.detail, timings=dict(run.outcome.timings)
         )
-    await _move(run, services, move, end)
+    await _move(run, services, move, end.approval)
     services.log.info(
         "incident.parked",
         incident_id=run.incident.id,

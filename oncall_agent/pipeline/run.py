@@ -71,12 +71,16 @@ class Escalated:
 
     Attributes:
         page: whether they are told by us; not in shadow, where nothing outside is touched.
-        state: dead-lettered when handling itself failed again and again.
     """
 
     reason: EndReason
     page: bool = True
-    state: IncidentState = IncidentState.ESCALATED
+
+    @property
+    def state(self) -> IncidentState:
+        """The final state: dead-lettered when handling itself failed again and again."""
+        is_dead = self.reason is EndReason.POISONED
+        return IncidentState.DEAD_LETTERED if is_dead else IncidentState.ESCALATED
 
 
 @dataclass(frozen=True, slots=True)

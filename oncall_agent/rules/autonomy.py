@@ -9,8 +9,6 @@ from oncall_agent.settings.model import AutonomyRule, AutonomySettings
 
 ANY = "*"
 CARRIED_OUT = frozenset({Autonomy.APPROVE, Autonomy.AUTO})
-RECORDED = frozenset({Autonomy.SHADOW, Autonomy.SUGGEST})
-"""Levels at which a choice is written down and told, and nothing is touched."""
 
 
 def level(

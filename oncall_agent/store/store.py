@@ -275,6 +275,11 @@ class Store:
         """Give the number of incidents in each state."""
         return await self._read(reads.state_counts)
 
+    @property
+    def failing_for(self) -> str:
+        """Say why the database does not answer, empty while it does; found out by every write, and by the writer itself."""
+        return self._writer.failing_for
+
     async def stats(self) -> StoreStats:
         """Give how the store itself is doing; works during an outage too."""
         writer = self._writer
@@ -282,7 +287,7 @@ class Store:
             waiting=writer.waiting,
             committed=writer.committed,
             last_commit_seconds=writer.last_commit_seconds,
-            failing_for=writer.failing_for,
+            failing_for=self.failing_for,
             database_bytes=self._database.size(),
         )
 

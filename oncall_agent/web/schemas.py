@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
 from oncall_agent.models import AcceptedAlert, Attempt, Autonomy, Incident, Labels
-from oncall_agent.settings.patterns import is_pattern, pattern
+from oncall_agent.settings.patterns import check_matchers
 
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 MAX_FREEZE_SECONDS = 31_536_000
@@ -103,9 +103,7 @@ class SilenceBody(_Body):
     @field_validator("matchers")
     @classmethod
     def _patterns_compile(cls, matchers: dict[str, str]) -> dict[str, str]:
-        for value in matchers.values():
-            if is_pattern(value):
-                pattern(value)
+        check_matchers(matchers)
         return matchers
 
 

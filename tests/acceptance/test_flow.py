@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from scenes.lamp import RUNBOOK, house
+from scenes.lamp import RUNBOOK, body, house
 
 from oncall_agent.pipeline import bundling
 
@@ -291,6 +291,19 @@ async def test_pages_beyond_the_rate_travel_in_the_next_one(tmp_path, world, mon
         pages = [line for line in sent if "body" in line]
         assert len(pages) < len(told)
         assert all(any(f"attic-{number} is dark" in page["body"] for page in pages) for number in range(6))
+
+
+async def test_a_database_that_is_gone_shows_in_readiness_without_any_traffic(tmp_path, world):
+    async with house(tmp_path) as agent:
+        (tmp_path / "lamp.db").unlink()
+        for _ in range(1500):
+            ready = await agent.get("/readyz")
+            if not ready["ok"]:
+                break
+            await asyncio.sleep(0.005)
+        assert (ready["ok"], ready["parts"]["store"] != "ok") == (False, True)
+        status, told = await agent.post("/webhooks/alertmanager", body("hall"))
+        assert (status, "error" in told) == (503, True)
 
 
 async def test_readiness_and_backends_say_what_works(tmp_path):
