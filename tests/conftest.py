@@ -1,3 +1,5 @@
 """Every test's surroundings: the markers, the table and the fixtures of real backends."""
 
-pytest_plugins = ["backends.plugin", "backends.fixtures"]
+from backends.catalogue import FIXTURE_MODULES
+
+pytest_plugins = ["backends.plugin", *FIXTURE_MODULES]

@@ -1,7 +1,8 @@
 """Everything that the author of an executor or a prober needs, and only this.
 
 An executor is a class that an entry point of the group `oncall_agent.actions` names by action id; a prober
-one of the group `oncall_agent.probers`, named by kind. The built-in ones come through the same door.
+one of the group `oncall_agent.probers`, named by kind; a system, with its inspection, grants and drills, one
+of `oncall_agent.systems`. The built-in ones come through the same door.
 """
 
 from oncall_agent.contract.clock import Clock, SystemClock
@@ -17,6 +18,16 @@ from oncall_agent.contract.executor import (
 from oncall_agent.contract.prober import Prober, Reading
 from oncall_agent.contract.secret import Secret, SecretRef
 from oncall_agent.contract.settle import held
+from oncall_agent.contract.system import (
+    Drill,
+    DrillSpec,
+    Grants,
+    Inspection,
+    Privilege,
+    System,
+    SystemContext,
+    Trial,
+)
 from oncall_agent.errors import ActionError, PermanentError, TransientError
 from oncall_agent.models import Check, Probe, Receipt, RiskClass, Signals, Target
 
@@ -27,10 +38,15 @@ __all__ = [
     "ActionSpec",
     "Check",
     "Clock",
+    "Drill",
+    "DrillSpec",
     "Executor",
+    "Grants",
+    "Inspection",
     "NoParams",
     "Params",
     "PermanentError",
+    "Privilege",
     "Probe",
     "Prober",
     "Reading",
@@ -39,9 +55,12 @@ __all__ = [
     "Secret",
     "SecretRef",
     "Signals",
+    "System",
     "SystemClock",
+    "SystemContext",
     "Target",
     "TransientError",
+    "Trial",
     "held",
     "run_inline",
 ]

@@ -54,6 +54,7 @@ class ActionSpec:
         family: for the policy: restart, rollback, scale, cache, kill, retry, escalate, wait.
         read_only: never changes the world (escalations and waits count as such).
         exemptions: rule of `SCORECARD` -> the reason why it does not apply.
+        unproven: why no real server has proven it yet; empty when one has. Never counted as proven.
     """
 
     id: str
@@ -70,6 +71,7 @@ class ActionSpec:
     family: str = "other"
     read_only: bool = False
     exemptions: Mapping[str, str] = field(default_factory=dict)
+    unproven: str = ""
 
     @property
     def system(self) -> str:

@@ -8,7 +8,9 @@ from oncall_agent.testing.clock import FakeClock
 from oncall_agent.testing.docker import FakeContainer, FakeDocker
 from oncall_agent.testing.harness import Harness, context_for
 from oncall_agent.testing.log import RecordingLog
+from oncall_agent.testing.outage import check_outages
 from oncall_agent.testing.patient import FakePatient
+from oncall_agent.testing.proxy import Fault, FaultyProxy, Upstream
 from oncall_agent.testing.receiver import FakeApprise
 from oncall_agent.testing.scorecard import RuleResult, Scorecard
 
@@ -18,10 +20,14 @@ __all__ = [
     "FakeContainer",
     "FakeDocker",
     "FakePatient",
+    "Fault",
+    "FaultyProxy",
     "Harness",
     "RecordingLog",
     "RuleResult",
     "Scorecard",
+    "Upstream",
     "check_executor",
+    "check_outages",
     "context_for",
 ]

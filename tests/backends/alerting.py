@@ -14,6 +14,7 @@ class AlertmanagerBinary(Backend):
     """The Alertmanager program, for tests to start with a configuration of their own."""
 
     name = "alertmanager"
+    fixture = "alertmanager_binary"
     needs = (Need("prometheus-alertmanager", "prometheus-alertmanager"),)
     variables = ("ONCALL_TEST_ALERTMANAGER_BIN",)
 
@@ -27,6 +28,7 @@ class PrometheusBinary(Backend):
     """The Prometheus program, for tests to start with a configuration of their own."""
 
     name = "prometheus"
+    fixture = "prometheus_binary"
     needs = (Need("prometheus", "prometheus"),)
     variables = ("ONCALL_TEST_PROMETHEUS_BIN",)
 
@@ -88,6 +90,7 @@ class Alertmanager(_Instance):
     """An Alertmanager on a free loopback port, without gossip."""
 
     name = "alertmanager"
+    fixture = "alertmanager_binary"
 
     def _options(self) -> list[str]:
         return [
@@ -103,6 +106,7 @@ class Prometheus(_Instance):
     """A Prometheus on a free loopback port that resends a firing alert every second."""
 
     name = "prometheus"
+    fixture = "prometheus_binary"
 
     def _options(self) -> list[str]:
         return [

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 ABOUT_PREFIX = "ONCALL_TEST_ABOUT_"
@@ -34,6 +36,12 @@ class Backend:
     name: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]]
     variables: ClassVar[tuple[str, ...]]
+    fixture: ClassVar[str]
+    """The fixture through which every other fixture of it goes; asking for it marks the test."""
+    depends_on: ClassVar[tuple[str, ...]] = ()
+    """Backends that must be real first; `given` then holds their variables."""
+
+    given: Mapping[str, str] = MappingProxyType({})
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Start it with its state under `folder`; return the environment variables of the tests."""

@@ -22,6 +22,7 @@ class Chromium(Backend):
     """The browser program."""
 
     name = "chromium"
+    fixture = "chromium_path"
     needs = (
         Need("chromium", "chromium"),
         Need("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu/*.ttf"),

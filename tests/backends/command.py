@@ -11,8 +11,9 @@ from pathlib import Path
 
 from backends import session
 from backends.base import cache_root
+from backends.catalogue import NAMES
 from backends.processes import wait_until
-from backends.provision import NAMES, Provisioner, environment
+from backends.provision import Provisioner, environment
 
 NO_BACKENDS = "--no-backends"
 PID_VARIABLE = "ONCALL_TEST_PROVISIONER_PID"

@@ -68,6 +68,7 @@ class ComposeRedis(_Service):
     """Redis of the compose file."""
 
     name = "redis"
+    fixture = "redis_url"
     variables = ("ONCALL_TEST_REDIS_URL",)
     inner_port = 6379
 
@@ -80,6 +81,7 @@ class ComposePostgres(_Service):
     """PostgreSQL of the compose file."""
 
     name = "postgres"
+    fixture = "postgres_server_url"
     variables = ("ONCALL_TEST_POSTGRES_URL",)
     inner_port = 5432
 
@@ -108,6 +110,7 @@ class ComposeAlertmanager(_Program):
     """Alertmanager of the compose file."""
 
     name = "alertmanager"
+    fixture = "alertmanager_binary"
     variables = ("ONCALL_TEST_ALERTMANAGER_BIN",)
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
@@ -119,6 +122,7 @@ class ComposePrometheus(_Program):
     """Prometheus of the compose file."""
 
     name = "prometheus"
+    fixture = "prometheus_binary"
     variables = ("ONCALL_TEST_PROMETHEUS_BIN",)
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:

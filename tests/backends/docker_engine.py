@@ -27,6 +27,7 @@ class Docker(Backend):
     """A real engine with the tests' images loaded."""
 
     name = "docker"
+    fixture = "docker_host"
     needs = (
         Need("docker.io", "dockerd"),
         Need("mmdebstrap", "mmdebstrap"),

@@ -6,17 +6,9 @@ from collections import Counter
 import pytest
 
 from backends import selection
-from backends.provision import NAMES
+from backends.catalogue import ALL, NAMES
 
-ROOT_FIXTURES = {
-    "docker_host": "docker",
-    "redis_url": "redis",
-    "postgres_server_url": "postgres",
-    "alertmanager_binary": "alertmanager",
-    "prometheus_binary": "prometheus",
-    "chromium_path": "chromium",
-}
-"""The fixture through which every other fixture of a backend goes; asking for it marks the test."""
+ROOT_FIXTURES = {backend.fixture: backend.name for backend in ALL}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ class Postgres(Backend):
     """A cluster of its own; the fixtures make one database per test worker in it."""
 
     name = "postgres"
+    fixture = "postgres_server_url"
     needs = (Need("postgresql", INSTALLED),)
     variables = ("ONCALL_TEST_POSTGRES_URL",)
 

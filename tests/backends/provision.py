@@ -4,21 +4,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from backends import compose, packages
-from backends.alerting import AlertmanagerBinary, PrometheusBinary
 from backends.base import Backend, MissingBackendError
-from backends.chromium import Chromium
-from backends.docker_engine import Docker
-from backends.postgres_server import Postgres
-from backends.redis_server import Redis
+from backends.catalogue import ALL, NAMES
 
-ALL: tuple[type[Backend], ...] = (Docker, Redis, Postgres, AlertmanagerBinary, PrometheusBinary, Chromium)
-NAMES = tuple(backend.name for backend in ALL)
 MISSING_PREFIX = "ONCALL_TEST_MISSING_"
 NOT_PROVISIONED = "not provisioned (scripts/test starts it)"
 
@@ -37,7 +31,7 @@ class Provisioner:
     """Installs, starts and stops a set of backends; `stop` is safe to call at any time."""
 
     def __init__(self, names: Iterable[str], cache: Path, show: Callable[[Provisioned], None]) -> None:
-        wanted = set(names)
+        wanted = with_dependencies(names)
         self._backends: list[Backend] = [kind() for kind in ALL if kind.name in wanted]
         self._cache = cache
         self._show = show
@@ -68,9 +62,12 @@ class Provisioner:
 
     def start(self) -> list[Provisioned]:
         """Start all of them in parallel; a failure is a missing backend, never an exception."""
+        pending: dict[str, Future[Provisioned]] = {}
         with ThreadPoolExecutor(max_workers=max(1, len(self._backends))) as pool:
-            pending = [pool.submit(self._start_one, backend) for backend in self._backends]
-            results = [self._shown(done.result()) for done in as_completed(pending)]
+            for backend in self._backends:  # those it depends on come before it, see catalogue.ALL
+                before = [pending[name] for name in backend.depends_on]
+                pending[backend.name] = pool.submit(self._start_one, backend, before)
+            results = [self._shown(done.result()) for done in as_completed(pending.values())]
         return sorted(results, key=lambda result: NAMES.index(result.name))
 
     def stop(self) -> None:
@@ -79,9 +76,11 @@ class Provisioner:
             list(pool.map(_stop_one, self._backends))
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start_one(self, backend: Backend) -> Provisioned:
+    def _start_one(self, backend: Backend, before: Sequence["Future[Provisioned]"]) -> Provisioned:
+        needed = [one.result() for one in before]
         began = time.monotonic()
         try:
+            backend.given = environment(require_real(needed))
             folder = self._folder / backend.name
             folder.mkdir(parents=True, exist_ok=True)
             variables = backend.start(folder, self._cache)
@@ -101,6 +100,23 @@ def _stop_one(backend: Backend) -> None:
         backend.stop()
     except Exception as error:  # noqa: BLE001 - the others must still be stopped
         os.write(2, f"stopping {backend.name}: {error}\n".encode())
+
+
+def with_dependencies(names: Iterable[str]) -> set[str]:
+    """The names and all that they depend on."""
+    wanted = set(names)
+    for backend in reversed(ALL):
+        if backend.name in wanted:
+            wanted.update(backend.depends_on)
+    return wanted
+
+
+def require_real(results: Sequence[Provisioned]) -> Sequence[Provisioned]:
+    """Give them back; raises MissingBackendError when one of them is missing."""
+    for result in results:
+        if result.missing is not None:
+            raise MissingBackendError(f"it needs {result.name}, which is missing: {result.missing}")
+    return results
 
 
 def environment(results: Iterable[Provisioned]) -> dict[str, str]:

@@ -11,6 +11,7 @@ class Redis(Backend):
     """A redis-server of its own; tests flush it as they like."""
 
     name = "redis"
+    fixture = "redis_url"
     needs = (Need("redis-server", "redis-server"),)
     variables = ("ONCALL_TEST_REDIS_URL",)
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from backends.base import ABOUT_PREFIX
-from backends.provision import ALL, MISSING_PREFIX, NAMES, NOT_PROVISIONED
+from backends.catalogue import ALL, NAMES
+from backends.provision import MISSING_PREFIX, NOT_PROVISIONED
 
 REQUIRE_VARIABLE = "ONCALL_REQUIRE_BACKENDS"
 VARIABLES = {backend.name: backend.variables for backend in ALL}

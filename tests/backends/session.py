@@ -13,8 +13,9 @@ from types import FrameType
 
 from backends import private_env, selection
 from backends.base import MissingBackendError, cache_root
+from backends.catalogue import NAMES
 from backends.processes import RUNNING, processes_with, wait_until
-from backends.provision import NAMES, Provisioned, Provisioner, environment
+from backends.provision import Provisioned, Provisioner, environment
 
 RUN_VARIABLE = "ONCALL_TEST_RUN"
 INTERRUPTED = 130

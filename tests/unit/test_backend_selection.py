@@ -2,7 +2,8 @@
 
 import pytest
 from backends import selection
-from backends.provision import NAMES, Provisioned, environment
+from backends.catalogue import NAMES
+from backends.provision import Provisioned, environment
 
 REDIS = {"ONCALL_TEST_REDIS_URL": "redis://127.0.0.1:1/0"}
 

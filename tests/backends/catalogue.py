@@ -1,0 +1,24 @@
+"""Every backend and every module of fixtures on them: a new one is one line in each list.
+
+A backend stands after those that it depends on.
+"""
+
+from backends.alerting import AlertmanagerBinary, PrometheusBinary
+from backends.base import Backend
+from backends.chromium import Chromium
+from backends.docker_engine import Docker
+from backends.postgres_server import Postgres
+from backends.redis_server import Redis
+
+ALL: tuple[type[Backend], ...] = (
+    Docker,
+    Redis,
+    Postgres,
+    AlertmanagerBinary,
+    PrometheusBinary,
+    Chromium,
+)
+NAMES = tuple(backend.name for backend in ALL)
+FIXTURE_MODULES = [
+    "backends.fixtures",
+]
