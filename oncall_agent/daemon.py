@@ -224,7 +224,7 @@ class Daemon:
         off = [
             {"id": name, "off": reason}
             for name, reason in sorted(self.registry.off.items())
-            if not name.startswith("probe:")
+            if not name.startswith(("probe:", "system:"))
         ]
         return [describe(kind.spec) for _, kind in sorted(self._plugins.actions.items())] + off
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from oncall_agent.breaker import Breaker, BreakerState
-from oncall_agent.contract import SCORECARD, ActionSpec, Executor, Prober
+from oncall_agent.contract import SCORECARD, ActionSpec, Executor, Prober, System
 from oncall_agent.contract.secret import redact
 from oncall_agent.errors import PluginError
 from oncall_agent.models import JsonObject
 
+T = TypeVar("T")
+
 ACTION_GROUP = "oncall_agent.actions"
 PROBER_GROUP = "oncall_agent.probers"
+SYSTEM_GROUP = "oncall_agent.systems"
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class Plugins:
     actions: Mapping[str, type[Executor]]
     probers: Mapping[str, type[Prober]]
     off: Mapping[str, str]
+    systems: Mapping[str, type[System]] = field(default_factory=dict)
 
     @property
     def specs(self) -> Mapping[str, ActionSpec]:
@@ -48,19 +52,24 @@ class Plugins:
 def find() -> Plugins:
     """Import every plugin class that is installed; nothing is opened, a broken one is only noted."""
     off: dict[str, str] = {}
-    actions: dict[str, type[Executor]] = {}
-    probers: dict[str, type[Prober]] = {}
-    for point in sorted(entry_points(group=ACTION_GROUP), key=lambda point: point.name):
+    return Plugins(
+        actions=_classes(ACTION_GROUP, _action, "", off),
+        probers=_classes(PROBER_GROUP, _prober, "probe:", off),
+        systems=_classes(SYSTEM_GROUP, _system, "system:", off),
+        off=off,
+    )
+
+
+def _classes(
+    group: str, load: Callable[[EntryPoint], type[T]], prefix: str, off: dict[str, str]
+) -> dict[str, type[T]]:
+    found: dict[str, type[T]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
         try:
-            actions[point.name] = _action(point)
+            found[point.name] = load(point)
         except PluginError as error:
-            off[point.name] = error.message
-    for point in sorted(entry_points(group=PROBER_GROUP), key=lambda point: point.name):
-        try:
-            probers[point.name] = _prober(point)
-        except PluginError as error:
-            off[f"probe:{point.name}"] = error.message
-    return Plugins(actions=actions, probers=probers, off=off)
+            off[f"{prefix}{point.name}"] = error.message
+    return found
 
 
 def _load(point: EntryPoint) -> Any:
@@ -95,6 +104,15 @@ def _prober(point: EntryPoint) -> type[Prober]:
         raise PluginError("is not a Prober class")
     if getattr(kind, "kind", None) != point.name:
         raise PluginError(f"its kind is {getattr(kind, 'kind', None)!r}")
+    return kind
+
+
+def _system(point: EntryPoint) -> type[System]:
+    kind = _load(point)
+    if not (isinstance(kind, type) and issubclass(kind, System)):
+        raise PluginError("is not a System class")
+    if getattr(kind, "name", None) != point.name:
+        raise PluginError(f"its name is {getattr(kind, 'name', None)!r}")
     return kind
 
 

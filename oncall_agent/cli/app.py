@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from oncall_agent import __version__
-from oncall_agent.cli import incidents, offline
+from oncall_agent.cli import can_i, incidents, offline, validate
 from oncall_agent.cli.output import BAD_USAGE, FAILED, out, render, show_json, stop, told
 from oncall_agent.client import DEFAULT_URL, Client, part
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(incidents.app, name="incidents", help="What is going on, and why it was decided so.")
 app.add_typer(offline.actions, name="actions", help="What could be done.")
+offline.actions.command("can-i")(can_i.command)
+app.command("validate")(validate.command)
 
 Url = Annotated[str, typer.Option("--url", envvar="ONCALL_AGENT_URL", help="Address of the daemon.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

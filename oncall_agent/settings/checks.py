@@ -63,15 +63,16 @@ def _target_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _window_findings(value: Mapping[str, Any]) -> Iterator[Finding]:
-    windows = _mapping(value.get("guard")).get("freeze_windows")
-    yield from _repeated(windows, ("guard", "freeze_windows"), "window")
-    for position, written in enumerate(_list(windows)):
-        try:
-            window = FreezeWindow.model_validate(written)
-        except ValidationError:
-            continue
-        for field, reason in window_problems(window):
-            yield ("guard", "freeze_windows", position, *([field] if field else [])), reason
+    for group, key in (("guard", "freeze_windows"), ("validation", "change_windows")):
+        windows = _mapping(value.get(group)).get(key)
+        yield from _repeated(windows, (group, key), "window")
+        for position, written in enumerate(_list(windows)):
+            try:
+                window = FreezeWindow.model_validate(written)
+            except ValidationError:
+                continue
+            for field, reason in window_problems(window):
+                yield (group, key, position, *([field] if field else [])), reason
 
 
 def _token_findings(value: Mapping[str, Any]) -> Iterator[Finding]:

@@ -379,6 +379,23 @@ class HealthSettings(Group):
     """Error lines at which the full penalty is reached."""
 
 
+class ValidationSettings(Group):
+    """The production validation suite."""
+
+    environment: Literal["production", "staging"] = "production"
+    """What this configuration leads to. Production unless said otherwise: drills are refused there."""
+    sandboxes: dict[Name, dict[str, Any]] = {}
+    """System -> what its drills may break, such as `{app: {url: http://127.0.0.1:8081}}`; see the drill's keys."""
+    drills: tuple[str, ...] = ("*",)
+    """Drills that are allowed: ids, `<system>.*` or `*`."""
+    change_windows: tuple[FreezeWindow, ...] = ()
+    """When a drill on production may be run; none means never."""
+    max_clock_skew_seconds: float = Field(2.0, gt=0, le=3600)
+    """A backend whose clock is further off fails."""
+    max_latency_seconds: float = Field(2.0, gt=0, le=60)
+    """A backend whose slowest answer of five takes longer fails."""
+
+
 class TelemetrySettings(Group):
     """What is said of all this."""
 
@@ -424,6 +441,8 @@ class Settings(Group):
     """How a probe's readings become one number."""
     telemetry: TelemetrySettings = TelemetrySettings()
     """The log and the dead-man call."""
+    validation: ValidationSettings = ValidationSettings()
+    """What `oncall-agent validate` may do."""
 
     @field_validator("targets")
     @classmethod

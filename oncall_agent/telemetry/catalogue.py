@@ -63,5 +63,19 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "log.dropped": ("lines",),
     "request.failed": ("path", "error"),
     "heartbeat.failed": ("error",),
+    "validation.started": ("validation_id", "environment", "systems"),
+    "validation.checked": (
+        "validation_id",
+        "check_id",
+        "system",
+        "name",
+        "verdict",
+        "reason",
+        "seconds",
+    ),
+    "validation.ended": ("validation_id", "verdict", "findings"),
+    "drill.stepped": ("validation_id", "check_id", "system", "drill", "step"),
+    "drill.acted": ("validation_id", "check_id", "system", "drill", "status", "reason", "detail"),
+    "drill.healed": ("validation_id", "check_id", "system", "drill", "seconds"),
 }
 """Event name (`noun.past_tense`) -> names of its fields."""
