@@ -99,10 +99,10 @@ def _show_grants(wanted: Mapping[str, Sequence[str]], plugins: Plugins, *, as_js
 
 async def _inspected(
     wanted: Mapping[str, Sequence[str]], plugins: Plugins, loaded: Loaded
-) -> dict[str, Inspection | str]:
+) -> dict[str, Inspection | str | None]:
     clock, pools = SystemClock(), Pools(loaded.settings.workers.blocking_threads)
 
-    async def one(name: str, actions: Sequence[str]) -> Inspection | str:
+    async def one(name: str, actions: Sequence[str]) -> Inspection | str | None:
         ctx = SystemContext(clock, logging.logger(), clock.monotonic() + _SECONDS, pools.of(name).run)
         try:
             system: System = plugins.systems[name](loaded.settings.backends.get(name, {}))
@@ -116,7 +116,7 @@ async def _inspected(
     return dict(zip(names, found, strict=True))
 
 
-def _show(answers: Mapping[str, Inspection | str], *, as_json: bool) -> None:
+def _show(answers: Mapping[str, Inspection | str | None], *, as_json: bool) -> None:
     rows: list[tuple[str, str, str, str]] = []
     for system, answer in answers.items():
         rows += _rows(system, answer)
@@ -130,9 +130,11 @@ def _show(answers: Mapping[str, Inspection | str], *, as_json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
-def _rows(system: str, answer: Inspection | str) -> list[tuple[str, str, str, str]]:
+def _rows(system: str, answer: Inspection | str | None) -> list[tuple[str, str, str, str]]:
     if isinstance(answer, str):
         return [(system, answer, "unreachable", "")]
+    if answer is None:
+        return [(system, "each target answers for itself", "unknown", "")]
     if answer.privileges_unknown:
         return [(system, answer.privileges_unknown, "unknown", "")]
     rows = []

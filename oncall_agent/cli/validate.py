@@ -98,7 +98,7 @@ def _asked_for(
 def _run(loaded: Loaded, plugins: Plugins, options: Options, folder: Path, *, quiet: bool) -> Report:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        log_file = (folder / "validation.log").open("wb")
+        log_file = (folder / "validate.log").open("wb")
     except OSError as error:
         stop(BAD_USAGE, f"{folder}: {error.strerror}")
     with log_file:

@@ -172,8 +172,10 @@ class System(ABC):
         return None
 
     @abstractmethod
-    async def inspect(self, ctx: SystemContext, actions: Sequence[str]) -> Inspection:
+    async def inspect(self, ctx: SystemContext, actions: Sequence[str]) -> Inspection | None:
         """Read version, clock, identity and privileges, for the actions that are switched on.
+
+        None when there is no one backend to ask, because each target answers for itself.
 
         Raises:
             TransientError: it does not answer.

@@ -63,8 +63,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "log.dropped": ("lines",),
     "request.failed": ("path", "error"),
     "heartbeat.failed": ("error",),
-    "validation.started": ("validation_id", "environment", "systems"),
-    "validation.checked": (
+    "suite.started": ("validation_id", "environment", "systems"),
+    "suite.checked": (
         "validation_id",
         "check_id",
         "system",
@@ -73,7 +73,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "reason",
         "seconds",
     ),
-    "validation.ended": ("validation_id", "verdict", "findings"),
+    "suite.ended": ("validation_id", "verdict", "findings"),
     "drill.stepped": ("validation_id", "check_id", "system", "drill", "step"),
     "drill.acted": ("validation_id", "check_id", "system", "drill", "status", "reason", "detail"),
     "drill.healed": ("validation_id", "check_id", "system", "drill", "seconds"),

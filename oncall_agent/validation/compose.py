@@ -42,7 +42,9 @@ def plans_of(loaded: Loaded, plugins: Plugins, options: Options, now: float) -> 
         ConfigError: a system was asked for that this configuration does not lead to, or it leads to none.
     """
     configured = configured_systems(loaded.settings, loaded.runbooks)
-    known = [name for name in configured if name in plugins.systems or f"system:{name}" in plugins.off]
+    acting = {action.partition(".")[0] for action in plugins.actions}
+    off = {name for name in configured if f"system:{name}" in plugins.off}
+    known = [name for name in configured if name in acting or name in plugins.systems or name in off]
     unknown = [name for name in options.systems if name not in known]
     if unknown or not known:
         there = ", ".join(known) or "none"

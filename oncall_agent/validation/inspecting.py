@@ -47,6 +47,8 @@ async def inspected(system: System, ctx: SystemContext, actions: Sequence[str]) 
         return Judged(Kind.REACHABILITY, Verdict.MISSING, "it did not answer in time")
     except Exception as error:  # noqa: BLE001 - foreign code: whatever it raises is a failed check, not a crash
         return Judged(Kind.REACHABILITY, Verdict.FAILED, said(f"{type(error).__name__}: {error}"))
+    if inspection is None:
+        return Judged(Kind.REACHABILITY, Verdict.SKIPPED, "each target answers for itself: see the drills")
     return Sample(inspection, asked_at, ctx.clock.monotonic() - began)
 
 

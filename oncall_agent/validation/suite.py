@@ -72,7 +72,7 @@ class Suite:
         world = self._world
         started_at = world.clock.now()
         environment = world.settings.validation.environment
-        self._log.info("validation.started", environment=environment, systems=[p.name for p in self._plans])
+        self._log.info("suite.started", environment=environment, systems=[p.name for p in self._plans])
         interrupted = await self._all(stopping or asyncio.Event())
         report = Report(
             id=self._id,
@@ -85,7 +85,7 @@ class Suite:
             interrupted=interrupted,
         )
         report = replace(report, actions=self._standings(report))
-        self._log.info("validation.ended", verdict=report.verdict.value, findings=len(report.findings))
+        self._log.info("suite.ended", verdict=report.verdict.value, findings=len(report.findings))
         return report
 
     async def _all(self, stopping: asyncio.Event) -> bool:
@@ -113,13 +113,19 @@ class Suite:
     async def _system(self, plan: SystemPlan) -> None:
         system = self._world.systems.get(plan.name)
         if system is None:
-            reason = self._world.off.get(plan.name, "its client library is not installed")
-            self._note(plan.name, self._began(), Judged(Kind.REACHABILITY, Verdict.FAILED, said(reason)))
+            self._note(plan.name, self._began(), self._without_system(plan.name))
             return
         if not await self._asked(system, plan):
             return
         for planned in plan.drills:
             await self._drill(planned)
+
+    def _without_system(self, name: str) -> Judged:
+        """Say why a configured system can't be asked: broken here, or nothing knows how to ask it."""
+        reason = self._world.off.get(name)
+        if reason is None:
+            return Judged(Kind.REACHABILITY, Verdict.SKIPPED, "no inspection of this system exists yet")
+        return Judged(Kind.REACHABILITY, Verdict.FAILED, said(reason))
 
     async def _asked(self, system: System, plan: SystemPlan) -> bool:
         check_id, at = self._began()
@@ -127,7 +133,7 @@ class Suite:
         sample = await inspected(system, ctx, plan.actions)
         if isinstance(sample, Judged):
             self._note(plan.name, (check_id, at), sample)
-            return False
+            return sample.verdict is Verdict.SKIPPED
         answer = sample.inspection
         self._got.answers.append(SystemAnswer(plan.name, answer.product, answer.version, answer.identity))
         await self._judge(plan, sample)
@@ -214,7 +220,7 @@ class Suite:
         )
         self._got.findings.append(found)
         self._log.info(
-            "validation.checked",
+            "suite.checked",
             check_id=check_id,
             system=system,
             name=found.name,
