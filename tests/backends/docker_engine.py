@@ -4,12 +4,14 @@ The private engine never touches docker0, the firewall or /var/lib/docker, so it
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import json
 import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from backends import compose, image_archive, images
@@ -20,6 +22,7 @@ from backends.processes import Server, run_quietly
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 RUN_LABEL = "oncall-agent.test.run"
 ADDRESS_POOL = ipaddress.IPv4Network("172.29.0.0/16")
+NETWORK_LOCK = Path("/run/oncall-test-networks.lock")
 POOL_DISTANCE = 1 << 16  # networks of tests lie in 172.30.0.0/16, beside the bridges of 172.29.0.0/16
 
 
@@ -106,9 +109,7 @@ class PrivateEngine:
         """Stop it, then undo mounts, data and bridge."""
         if self._server is not None:
             self._server.stop(timeout_seconds=30.0)
-        for mount in _mounts_below(self._folder):
-            subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_with_mounts(self._folder)
         ip = find_command("ip")
         if ip is not None:
             subprocess.run([ip, "link", "delete", self._bridge], check=False, capture_output=True)
@@ -116,9 +117,10 @@ class PrivateEngine:
     def _add_bridge(self) -> ipaddress.IPv4Network:
         """Make the bridge; returns the range for networks that tests create."""
         ip = require_command("ip")
-        network = _free_network(ip)
-        run_quietly([ip, "link", "add", self._bridge, "type", "bridge"])
-        run_quietly([ip, "address", "add", f"{network.network_address + 1}/24", "dev", self._bridge])
+        with choosing_network():
+            network = free_network(ip, ADDRESS_POOL)
+            run_quietly([ip, "link", "add", self._bridge, "type", "bridge"])
+            run_quietly([ip, "address", "add", f"{network.network_address + 1}/24", "dev", self._bridge])
         run_quietly([ip, "link", "set", self._bridge, "up"])
         return ipaddress.IPv4Network((int(network.network_address) + POOL_DISTANCE, 24))
 
@@ -138,7 +140,15 @@ def remove_containers(engine: Engine, label: str | None) -> None:
             engine.remove_container(container)
 
 
-def _free_network(ip: str) -> ipaddress.IPv4Network:
+@contextlib.contextmanager
+def choosing_network() -> Iterator[None]:
+    """One at a time looks for a free network and takes it, also among runs side by side."""
+    with NETWORK_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def free_network(ip: str, pool: ipaddress.IPv4Network) -> ipaddress.IPv4Network:
     """A /24 of the pool that no interface of this machine uses."""
     links = json.loads(run_quietly([ip, "-json", "address"]) or "[]")
     used = [
@@ -147,10 +157,17 @@ def _free_network(ip: str) -> ipaddress.IPv4Network:
         for address in link.get("addr_info", [])
         if address.get("family") == "inet"
     ]
-    for network in ADDRESS_POOL.subnets(new_prefix=24):
+    for network in pool.subnets(new_prefix=24):
         if not any(network.overlaps(other) for other in used):
             return network
-    raise MissingBackendError(f"no free network in {ADDRESS_POOL}")
+    raise MissingBackendError(f"no free network in {pool}")
+
+
+def remove_with_mounts(folder: Path) -> None:
+    """Unmount whatever is mounted below the folder, and remove it."""
+    for mount in _mounts_below(folder):
+        subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _mounts_below(folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ class Postgres(Backend):
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Initialise the cluster and start it; as the user postgres when run by root, which it refuses."""
         commands = newest_installation()
-        prefix = _as_postgres(folder)
+        prefix = as_postgres(folder)
         cluster, port = folder / "cluster", free_port()
         initialise = [*prefix, str(commands / "initdb"), "-D", str(cluster), "-A", "trust", "-U", "postgres"]
         run_quietly([*initialise, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
@@ -54,7 +54,7 @@ def newest_installation() -> Path:
     return Path(on_path).resolve().parent
 
 
-def _as_postgres(folder: Path) -> list[str]:
+def as_postgres(folder: Path) -> list[str]:
     """How to run the server's commands: as they are, or as the user postgres, who then owns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:

@@ -101,9 +101,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def accepts_connections(port: int) -> bool:
-    """True when something listens on this loopback port."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+def accepts_connections(port: int, host: str = "127.0.0.1") -> bool:
+    """True when something listens on this port, of loopback unless a host is given."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
         return True
     return False
 
