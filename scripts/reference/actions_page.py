@@ -24,6 +24,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "actions.http_settings:Question",
     ),
     "prometheus": ("actions.probes:ProbeSettings",),
+    "systemd": ("actions.systemd_bus:SystemdSettings",),
     "tcp": (),
     "watch": (),
 }
@@ -42,6 +43,7 @@ ADDRESSES = (
         "Where `/deploy`, `/restart` and `/logs` are, if elsewhere. Default: `url`.",
     ),
     ("`directory`", "`root`", "Absolute folder; it must stand in `backends.filesystem.roots` as well."),
+    ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
     ("any", "`host`, `port`", "For the `tcp` probe."),
 )
 

@@ -9,6 +9,7 @@ from backends.chromium import Chromium
 from backends.docker_engine import Docker
 from backends.postgres_server import Postgres
 from backends.redis_server import Redis
+from backends.systemd_server import Systemd
 
 ALL: tuple[type[Backend], ...] = (
     Docker,
@@ -17,8 +18,10 @@ ALL: tuple[type[Backend], ...] = (
     AlertmanagerBinary,
     PrometheusBinary,
     Chromium,
+    Systemd,
 )
 NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
     "backends.fixtures",
+    "backends.systemd_fixtures",
 ]
