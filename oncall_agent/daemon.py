@@ -51,7 +51,7 @@ class Daemon:
         self.metrics = Metrics()
         self.log = logging.logger()
         self.port = 0
-        self._plugins = plugins or find()
+        self._plugins = plugins or find(loaded.systems)
         self._stack = AsyncExitStack()
         self._loops: list[asyncio.Task[None]] = []
         self._committed = -1
@@ -263,6 +263,7 @@ def describe(spec: ActionSpec) -> dict[str, Any]:
         "read_only": spec.read_only,
         "params": spec.params.model_json_schema(),
         "scorecard": {rule: spec.exemptions.get(rule, "done") for rule in SCORECARD},
+        "unproven": spec.unproven,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -49,22 +49,33 @@ class Plugins:
         return {name: kind.spec for name, kind in self.actions.items()}
 
 
-def find() -> Plugins:
-    """Import every plugin class that is installed; nothing is opened, a broken one is only noted."""
+def find(systems: Collection[str] | None = None) -> Plugins:
+    """Import the plugin classes that are installed; nothing is opened, a broken one is only noted.
+
+    Args:
+        systems: only those of these systems, so that a daemon never pays for client libraries that its
+            configuration does not lead to; None stands for all.
+    """
     off: dict[str, str] = {}
+
+    def classes(group: str, load: Callable[[EntryPoint], type[T]], prefix: str) -> dict[str, type[T]]:
+        named = entry_points(group=group)
+        points = [one for one in named if systems is None or one.name.partition(".")[0] in systems]
+        return _classes(points, load, prefix, off)
+
     return Plugins(
-        actions=_classes(ACTION_GROUP, _action, "", off),
-        probers=_classes(PROBER_GROUP, _prober, "probe:", off),
-        systems=_classes(SYSTEM_GROUP, _system, "system:", off),
+        actions=classes(ACTION_GROUP, _action, ""),
+        probers=classes(PROBER_GROUP, _prober, "probe:"),
+        systems=classes(SYSTEM_GROUP, _system, "system:"),
         off=off,
     )
 
 
 def _classes(
-    group: str, load: Callable[[EntryPoint], type[T]], prefix: str, off: dict[str, str]
+    points: Iterable[EntryPoint], load: Callable[[EntryPoint], type[T]], prefix: str, off: dict[str, str]
 ) -> dict[str, type[T]]:
     found: dict[str, type[T]] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in sorted(points, key=lambda point: point.name):
         try:
             found[point.name] = load(point)
         except PluginError as error:

@@ -14,8 +14,8 @@ import typer
 from oncall_agent.cli.output import BAD_USAGE, err, out, render, show_json, stop, table
 from oncall_agent.contract import SystemClock
 from oncall_agent.errors import ConfigError
-from oncall_agent.registry import find
-from oncall_agent.settings.load import ConfigErrors, Loaded, check_actions, load
+from oncall_agent.registry import Plugins, find
+from oncall_agent.settings.load import Checked, ConfigErrors, Loaded, check_actions, load
 
 actions = typer.Typer(no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -25,15 +25,21 @@ def loaded_or_stop(file: Path, *, host: str | None = None, port: int | None = No
     """Load and check a configuration; every error on a line of its own and exit code 2."""
     try:
         loaded = load(file, {**os.environ, **_overrides(host, port)})
-        plugins = find()
     except ConfigErrors as errors:
         _stop_with(errors.errors)
-    checked = check_actions(loaded, plugins.specs, plugins.probers, plugins.off)
+    checked = _checked(loaded, find(loaded.systems))
+    if checked.errors:
+        # Only now is everything imported: a name that does not exist gets the nearest that does.
+        checked = _checked(loaded, find())
     for warning in checked.warnings:
         err.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if checked.errors:
         _stop_with(checked.errors)
     return loaded
+
+
+def _checked(loaded: Loaded, plugins: Plugins) -> Checked:
+    return check_actions(loaded, plugins.specs, plugins.probers, plugins.off)
 
 
 def _stop_with(errors: Iterable[ConfigError]) -> NoReturn:
@@ -100,7 +106,8 @@ def list_(as_json: Json = False) -> None:
 def _score(row: dict[str, Any]) -> str:
     done = sum(value == "done" for value in row["scorecard"].values())
     exempt = len(row["scorecard"]) - done
-    return f"{done} done" + (f", {exempt} exempt" if exempt else "")
+    lack = ", not proven on a real server" if row["unproven"] else ""
+    return f"{done} done" + (f", {exempt} exempt" if exempt else "") + lack
 
 
 @actions.command()

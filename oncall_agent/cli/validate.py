@@ -62,7 +62,7 @@ def command(
     Exit codes: 0 passed, 1 failed, 2 bad usage or configuration, 3 something is missing, 4 findings only.
     """
     loaded = loaded_or_stop(config)
-    plugins = find()
+    plugins = find(loaded.systems)
     with told():
         production = _asked_for(production_drill, staging_report, loaded, plugins)
         options = Options(tuple(systems or ()), drills, production)

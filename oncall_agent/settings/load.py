@@ -24,7 +24,10 @@ from oncall_agent.settings.problems import ConfigErrors, Place, Problem, explain
 from oncall_agent.settings.runbook_files import RunbookFiles, read_runbooks
 from oncall_agent.settings.targets import targets_of
 
-__all__ = ["Checked", "ConfigErrors", "Loaded", "check_actions", "load"]
+CORE_SYSTEMS = ("escalate", "watch")
+"""Always offered: to page a human and to wait need no runbook."""
+
+__all__ = ["CORE_SYSTEMS", "Checked", "ConfigErrors", "Loaded", "check_actions", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,15 @@ class Loaded:
     path: Path
     origin: Overlaid
     files: RunbookFiles
+
+    @property
+    def systems(self) -> frozenset[str]:
+        """Systems that this configuration leads to: by a runbook, a probe or a group of settings."""
+        acting = {
+            candidate.action.partition(".")[0] for book in self.runbooks for candidate in book.candidates
+        }
+        probed = {probe.kind for target in self.settings.targets for probe in target.probes}
+        return frozenset({*CORE_SYSTEMS, *self.settings.backends, *acting, *probed})
 
     def place(self, *path: str | int) -> Place:
         """Give where a value of the main file was written."""

@@ -8,9 +8,8 @@ from fnmatch import fnmatchcase
 
 from oncall_agent.contract import Drill, System
 from oncall_agent.rules.freeze import is_frozen
+from oncall_agent.settings.load import CORE_SYSTEMS
 from oncall_agent.settings.model import Runbook, Settings, ValidationSettings
-
-_CORE = ("escalate", "watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class SystemPlan:
 def configured_systems(settings: Settings, runbooks: Iterable[Runbook]) -> tuple[str, ...]:
     """Give the systems that this configuration leads to: a group in `backends`, or an action of a runbook."""
     named = {candidate.action.partition(".")[0] for book in runbooks for candidate in book.candidates}
-    return tuple(sorted((named | set(settings.backends)) - set(_CORE)))
+    return tuple(sorted((named | set(settings.backends)) - set(CORE_SYSTEMS)))
 
 
 def plan(

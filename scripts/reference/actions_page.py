@@ -98,7 +98,8 @@ def _action(spec: ActionSpec) -> str:
 def _scorecard(spec: ActionSpec) -> str:
     done = [rule for rule in SCORECARD if rule not in spec.exemptions]
     exempt = [f"{rule} exempt ({reason})" for rule, reason in spec.exemptions.items()]
-    return "; ".join([f"done: {', '.join(done)}", *exempt])
+    lack = [f"**not proven on a real server**: {spec.unproven}"] if spec.unproven else []
+    return "; ".join([f"done: {', '.join(done)}", *exempt, *lack])
 
 
 def _prober(kind: type[Prober]) -> str:

@@ -100,3 +100,15 @@ async def test_an_executor_that_can_not_be_opened_switches_off_itself_only(monke
 def test_what_is_installed_here_loads():
     plugins = registry.find()
     assert {"escalate.page", "watch.wait"} <= set(plugins.actions)
+
+
+def test_only_what_a_configuration_leads_to_is_imported(monkeypatch):
+    names = ["lamp.light", "bell.ring", "lamp"]
+    points = [EntryPoint(name, "nowhere:Nothing", registry.ACTION_GROUP) for name in names]
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: points if group == registry.ACTION_GROUP else []
+    )
+    imported = []
+    monkeypatch.setattr(EntryPoint, "load", lambda self: imported.append(self.name) or Good)
+    registry.find({"lamp"})
+    assert imported == ["lamp", "lamp.light"]

@@ -410,3 +410,10 @@ def test_any_values_are_understood_or_refused_with_file_and_reason(value: object
 def test_any_variable_is_understood_or_refused_with_file_and_reason(path: list[str], value: str) -> None:
     name = "ONCALL_AGENT__" + "__".join(path).upper()
     assert _are_explained(_refusals(b"server: {port: 1}\ntargets: []", environ={name: value}))
+
+
+def test_a_configuration_leads_to_the_systems_of_its_runbooks_probes_and_settings(tmp_path):
+    main = "backends: {redis: {}}\ntargets:\n- {name: web, kind: http_app, probes: [{kind: tcp}]}"
+    runbook = "- {name: web, class: crash, match: {alertname: A}, candidates: [{action: app.restart}]}"
+    found = _load(tmp_path, main, web=runbook)
+    assert found.systems == {"app", "escalate", "redis", "tcp", "watch"}

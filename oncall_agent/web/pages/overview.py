@@ -67,4 +67,5 @@ def action_row(found: dict[str, Any]) -> dict[str, Any]:
         "off": found.get("off", ""),
         "read_only": found.get("read_only", False),
         "scorecard": {rule: card.get(rule, "unproved") for rule in SCORECARD},
+        "unproven": found.get("unproven", ""),
     }
