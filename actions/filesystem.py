@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from actions.fs_quarantine import QUARANTINE, Limits, Quarantine, root_of, space_of, tree_bytes
+from actions.fs_settings import FilesystemSettings
 from oncall_agent.contract import (
     ActionContext,
     ActionSpec,
@@ -38,29 +38,6 @@ from oncall_agent.contract.executor import RunBlocking
 from oncall_agent.models import JsonObject
 
 _SWEEP_SECONDS = 60.0
-
-
-class FilesystemSettings(BaseModel):
-    """The groups `backends.filesystem` and `backends.disk`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    roots: tuple[str, ...] = ()
-    """Absolute folders that may be cleaned; nothing outside them is ever touched."""
-    quarantine_seconds: float = Field(3_600.0, ge=60, le=2_592_000)
-    """How long removed files can be restored."""
-    min_age_seconds: float = Field(300.0, ge=0)
-    """No younger file is removed, whatever the parameters say."""
-    emergency_free: float = Field(0.02, ge=0, lt=1)
-    """Below this free fraction of the filesystem the quarantine is emptied before its time."""
-
-    @field_validator("roots")
-    @classmethod
-    def _are_absolute(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
-        for root in roots:
-            if not Path(root).is_absolute() or Path(root) == Path("/"):
-                raise ValueError(f"{root!r} is not an absolute folder below /")
-        return roots
 
 
 class PurgeParams(Params):
@@ -97,7 +74,7 @@ class Purge(Executor):
         self._sweeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._settings.roots:
+        if self._settings.kept_in:
             self._sweeper = asyncio.create_task(self._sweep(), name="filesystem-quarantine")
         return self
 
@@ -182,7 +159,7 @@ class Purge(Executor):
 
     async def _sweep(self) -> None:
         while True:
-            for root in self._settings.roots:
+            for root in self._settings.kept_in:
                 with contextlib.suppress(OSError, PermanentError):
                     await asyncio.to_thread(self._sweep_root, root)
             await self._clock.sleep(_SWEEP_SECONDS)

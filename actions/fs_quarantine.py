@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from actions.fs_folders import descended, exists, inside, made, opened, write
 from actions.fs_open_files import OpenFiles
 from oncall_agent.contract import PermanentError, Target
 
 QUARANTINE = ".oncall-quarantine"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 64
 _MAX_SEEN = 1_000_000
 _SHOWN = 20
@@ -31,12 +31,13 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which files may go: name pattern, changed before (epoch seconds), and how much at most."""
+    """Which files may go: name pattern, when changed (epoch seconds), and how much at most."""
 
     glob: str
     changed_before: float
     max_bytes: int
     max_files: int
+    changed_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,23 @@ def space_of(path: str) -> dict[str, Any]:
 def tree_bytes(path: str, skip: str = "") -> int:
     """Give the bytes of all files below a folder, 0 when there is none."""
     try:
-        with _opened(path) as folder:
+        with opened(path) as folder:
             return sum(found.size for found in _walk(folder, (), os.fstat(folder).st_dev, skip))
     except FileNotFoundError:
         return 0
+
+
+def count_of(root: str) -> int:
+    """Give how many files are below a folder, quarantine aside."""
+    with opened(root) as folder:
+        return sum(1 for _ in _walk(folder, (), os.fstat(folder).st_dev, QUARANTINE))
+
+
+def files_in(root: str, limits: Limits) -> tuple[list[tuple[str, int]], bool]:
+    """Give path and size of the files that may go, oldest first, and whether the limits left some out."""
+    with opened(root) as folder:
+        found, is_cut = _choose(folder, limits)
+    return [("/".join(one.path), one.size) for one in found], is_cut
 
 
 class Quarantine:
@@ -100,7 +114,7 @@ class Quarantine:
 
     def plan(self, limits: Limits) -> dict[str, Any]:
         """Say which files would go, oldest first."""
-        with _opened(self._root) as root:
+        with opened(self._root) as root:
             chosen, is_cut = _choose(root, limits)
         shown = ["/".join(found.path)[:300] for found in chosen[:_SHOWN]]
         return {
@@ -112,26 +126,26 @@ class Quarantine:
 
     def fill(self, limits: Limits, expires_at: float) -> dict[str, Any]:
         """Move them, once: a quarantine that a former call completed is left as it is."""
-        with _opened(self._root) as root, _made(root, QUARANTINE) as store, _made(store, self._name) as own:
-            if not _exists(own, "complete"):
-                _write(own, "expires_at", repr(expires_at))
-                with _made(own, "tree") as tree:
+        with opened(self._root) as root, made(root, QUARANTINE) as store, made(store, self._name) as own:
+            if not exists(own, "complete"):
+                write(own, "expires_at", repr(expires_at))
+                with made(own, "tree") as tree:
                     is_cut = self._move_all(root, tree, limits)
-                _write(own, "complete", str(int(is_cut)))
+                write(own, "complete", str(int(is_cut)))
         return {**self.held(), "quarantine": f"{QUARANTINE}/{self._name}", "is_cut": self._was_cut()}
 
     def held(self) -> dict[str, Any]:
         """Say how many files, and bytes, are in it."""
         sizes: list[int] = []
-        with contextlib.suppress(FileNotFoundError), self._own() as (_, own), _inside(own, "tree") as tree:
+        with contextlib.suppress(FileNotFoundError), self._own() as (_, own), inside(own, "tree") as tree:
             sizes = [found.size for found in _walk(tree, (), os.fstat(tree).st_dev, "")]
         return {"files": len(sizes), "bytes": sum(sizes)}
 
     def restore(self) -> dict[str, Any]:
         """Move everything back; an empty or absent quarantine is restored already."""
         restored = left = 0
-        with contextlib.suppress(FileNotFoundError), _opened(self._root) as root, self._own() as (store, own):
-            with _inside(own, "tree") as tree:
+        with contextlib.suppress(FileNotFoundError), opened(self._root) as root, self._own() as (store, own):
+            with inside(own, "tree") as tree:
                 for found in list(_walk(tree, (), os.fstat(tree).st_dev, "")):
                     done = _move(tree, root, found)
                     restored, left = restored + done, left + (not done)
@@ -145,13 +159,13 @@ class Quarantine:
         gone = 0
         with (
             contextlib.suppress(FileNotFoundError),
-            _opened(root) as folder,
-            _inside(folder, QUARANTINE) as store,
+            opened(root) as folder,
+            inside(folder, QUARANTINE) as store,
         ):
             for name in os.listdir(store):  # noqa: PTH208 - of a descriptor
-                with _inside(store, name) as own:
+                with inside(store, name) as own:
                     # In a hurry only complete ones: another attempt may just be filling its own.
-                    is_due = _expires_at(own) <= now or (is_urgent and _exists(own, "complete"))
+                    is_due = _expires_at(own) <= now or (is_urgent and exists(own, "complete"))
                 if is_due:
                     shutil.rmtree(name, dir_fd=store)
                     gone += 1
@@ -176,9 +190,9 @@ class Quarantine:
     def _own(self) -> Iterator[tuple[int, int]]:
         """Open the folder of all quarantines and this one's."""
         with (
-            _opened(self._root) as root,
-            _inside(root, QUARANTINE) as store,
-            _inside(store, self._name) as own,
+            opened(self._root) as root,
+            inside(root, QUARANTINE) as store,
+            inside(store, self._name) as own,
         ):
             yield store, own
 
@@ -189,7 +203,8 @@ def _choose(root: int, limits: Limits) -> tuple[list[_Found], bool]:
     fits = [
         found
         for found in _walk(root, (), device, QUARANTINE)
-        if found.changed_at <= limits.changed_before and fnmatch.fnmatchcase(found.path[-1], limits.glob)
+        if limits.changed_after <= found.changed_at <= limits.changed_before
+        and fnmatch.fnmatchcase(found.path[-1], limits.glob)
     ]
     fits.sort(key=lambda found: found.changed_at)
     opened = OpenFiles.of_this_machine() if fits else OpenFiles(frozenset(), is_complete=True)
@@ -221,7 +236,7 @@ def _walk(folder: int, path: tuple[str, ...], device: int, skip: str) -> Iterato
             yield _Found((*path, name), seen.st_size, seen.st_mtime, seen.st_dev, seen.st_ino)
         elif stat.S_ISDIR(seen.st_mode):
             # A link put in its place meanwhile makes the opening fail: O_NOFOLLOW.
-            with contextlib.suppress(OSError), _inside(folder, name) as below:
+            with contextlib.suppress(OSError), inside(folder, name) as below:
                 yield from _walk(below, (*path, name), device, skip)
 
 
@@ -229,12 +244,12 @@ def _move(source: int, destination: int, found: _Found) -> bool:
     """Rename one file with its folders; False when it is not the one that was seen, or its place is taken."""
     try:
         with (
-            _descended(source, found.path[:-1]) as here,
-            _descended(destination, found.path[:-1], make=True) as there,
+            descended(source, found.path[:-1]) as here,
+            descended(destination, found.path[:-1], make=True) as there,
         ):
             name = found.path[-1]
             seen = os.stat(name, dir_fd=here, follow_symlinks=False)
-            if (seen.st_dev, seen.st_ino) != (found.device, found.inode) or _exists(there, name):
+            if (seen.st_dev, seen.st_ino) != (found.device, found.inode) or exists(there, name):
                 return False
             os.rename(name, name, src_dir_fd=here, dst_dir_fd=there)
     except (FileNotFoundError, NotADirectoryError):
@@ -246,64 +261,8 @@ def _move(source: int, destination: int, found: _Found) -> bool:
     return True
 
 
-@contextmanager
-def _descended(folder: int, path: tuple[str, ...], *, make: bool = False) -> Iterator[int]:
-    if not path:
-        yield folder
-        return
-    if make:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path[0], 0o700, dir_fd=folder)
-    with _inside(folder, path[0]) as below, _descended(below, path[1:], make=make) as last:
-        yield last
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    folder = os.open(path, _FOLDER)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _inside(folder: int, name: str) -> Iterator[int]:
-    below = os.open(name, _FOLDER, dir_fd=folder)
-    try:
-        yield below
-    finally:
-        os.close(below)
-
-
-@contextmanager
-def _made(folder: int, name: str) -> Iterator[int]:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=folder)
-    with _inside(folder, name) as below:
-        yield below
-
-
 def _expires_at(own: int) -> float:
-    return _read_float(own, "expires_at") if _exists(own, "expires_at") else float("inf")
-
-
-def _exists(folder: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _write(folder: int, name: str, text: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o600, dir_fd=folder)
-    try:
-        os.write(descriptor, text.encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return _read_float(own, "expires_at") if exists(own, "expires_at") else float("inf")
 
 
 def _read_float(folder: int, name: str) -> float:

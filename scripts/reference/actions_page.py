@@ -11,12 +11,15 @@ from oncall_agent.contract.executor import NoParams
 from oncall_agent.registry import find
 from reference.text import code, fields_table, first_line, page, table
 
+_FOLDERS = tuple(
+    f"actions.fs_settings:{name}" for name in ("FilesystemSettings", "Rotation", "Holder", "Command")
+)
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "app": ("actions.app_client:AppSettings",),
-    "disk": ("actions.filesystem:FilesystemSettings",),
+    "disk": _FOLDERS,
     "docker": ("actions.docker_engine:DockerSettings",),
     "escalate": ("actions.escalate:EscalateSettings",),
-    "filesystem": ("actions.filesystem:FilesystemSettings",),
+    "filesystem": _FOLDERS,
     "http": (
         "actions.http_settings:HttpSettings",
         "actions.http_settings:Endpoint",

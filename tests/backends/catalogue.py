@@ -7,12 +7,14 @@ from backends.alerting import AlertmanagerBinary, PrometheusBinary
 from backends.base import Backend
 from backends.chromium import Chromium
 from backends.docker_engine import Docker
+from backends.filesystem_tools import FilesystemTools
 from backends.postgres_server import Postgres
 from backends.redis_server import Redis
 from backends.systemd_server import Systemd
 
 ALL: tuple[type[Backend], ...] = (
     Docker,
+    FilesystemTools,
     Redis,
     Postgres,
     AlertmanagerBinary,
@@ -24,4 +26,5 @@ NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
     "backends.fixtures",
     "backends.systemd_fixtures",
+    "backends.filesystem_fixtures",
 ]
