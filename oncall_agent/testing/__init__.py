@@ -3,6 +3,7 @@
 Public: third parties run `check_executor` on their own executors, as this project does on its own.
 """
 
+from oncall_agent.testing.airflow import FakeAirflow
 from oncall_agent.testing.check import check_executor
 from oncall_agent.testing.clock import FakeClock
 from oncall_agent.testing.docker import FakeContainer, FakeDocker
@@ -15,6 +16,7 @@ from oncall_agent.testing.receiver import FakeApprise
 from oncall_agent.testing.scorecard import RuleResult, Scorecard
 
 __all__ = [
+    "FakeAirflow",
     "FakeApprise",
     "FakeClock",
     "FakeContainer",

@@ -15,6 +15,7 @@ _FOLDERS = tuple(
     f"actions.fs_settings:{name}" for name in ("FilesystemSettings", "Rotation", "Holder", "Command")
 )
 SYSTEMS: dict[str, tuple[str, ...]] = {
+    "airflow": ("actions.airflow_settings:AirflowSettings",),
     "app": ("actions.app_client:AppSettings",),
     "disk": _FOLDERS,
     "docker": ("actions.docker_engine:DockerSettings",),
@@ -34,6 +35,8 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
 """System -> the models of its group under `backends`; empty when it takes none."""
 
 ADDRESSES = (
+    ("`airflow_dag`", "`dag`", "Id of a DAG."),
+    ("`airflow_pool`", "`pool`", "Name of a pool."),
     ("`docker_container`", "`container`", "Name or id of the container."),
     (
         "`http_app`",

@@ -3,6 +3,7 @@
 A backend stands after those that it depends on.
 """
 
+from backends.airflow_server import Airflow
 from backends.alerting import AlertmanagerBinary, PrometheusBinary
 from backends.base import Backend
 from backends.chromium import Chromium
@@ -21,10 +22,12 @@ ALL: tuple[type[Backend], ...] = (
     PrometheusBinary,
     Chromium,
     Systemd,
+    Airflow,
 )
 NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
     "backends.fixtures",
     "backends.systemd_fixtures",
     "backends.filesystem_fixtures",
+    "backends.airflow_fixtures",
 ]
