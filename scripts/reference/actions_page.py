@@ -29,6 +29,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     ),
     "prometheus": ("actions.probes:ProbeSettings",),
     "systemd": ("actions.systemd_bus:SystemdSettings",),
+    "redis": ("actions.redis_client:RedisSettings", "actions.redis_client:RedisServer"),
     "tcp": (),
     "watch": (),
 }
@@ -50,6 +51,8 @@ ADDRESSES = (
     ),
     ("`directory`", "`root`", "Absolute folder; it must stand in `backends.filesystem.roots` as well."),
     ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
+    ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
+    ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
     ("any", "`host`, `port`", "For the `tcp` probe."),
 )
 

@@ -30,4 +30,5 @@ FIXTURE_MODULES = [
     "backends.systemd_fixtures",
     "backends.filesystem_fixtures",
     "backends.airflow_fixtures",
+    "backends.redis_fixtures",
 ]
