@@ -27,6 +27,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "actions.http_settings:Call",
         "actions.http_settings:Question",
     ),
+    "postgres": ("actions.postgres_settings:PostgresSettings", "actions.postgres_settings:Bounds"),
     "prometheus": ("actions.probes:ProbeSettings",),
     "systemd": ("actions.systemd_bus:SystemdSettings",),
     "redis": ("actions.redis_client:RedisSettings", "actions.redis_client:RedisServer"),
@@ -53,6 +54,12 @@ ADDRESSES = (
     ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
     ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
     ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
+    ("`postgres_database`", "`database`", "Name of the database."),
+    (
+        "`postgres_database`",
+        "`host`, `port`",
+        "Of another server than `backends.postgres` says; the credentials are the same.",
+    ),
     ("any", "`host`, `port`", "For the `tcp` probe."),
 )
 

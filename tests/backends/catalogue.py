@@ -9,7 +9,9 @@ from backends.base import Backend
 from backends.chromium import Chromium
 from backends.docker_engine import Docker
 from backends.filesystem_tools import FilesystemTools
+from backends.mariadb_server import MariaDB
 from backends.postgres_server import Postgres
+from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
 from backends.systemd_server import Systemd
 
@@ -18,6 +20,8 @@ ALL: tuple[type[Backend], ...] = (
     FilesystemTools,
     Redis,
     Postgres,
+    PostgresSick,
+    MariaDB,
     AlertmanagerBinary,
     PrometheusBinary,
     Chromium,
@@ -31,4 +35,5 @@ FIXTURE_MODULES = [
     "backends.filesystem_fixtures",
     "backends.airflow_fixtures",
     "backends.redis_fixtures",
+    "backends.sql_fixtures",
 ]
