@@ -53,12 +53,13 @@ def creation_body(
 
 def later_networks(old: JsonObject) -> dict[str, dict[str, Any]]:
     """Give the networks beyond the first with what the client's connect takes: create knows one only."""
-    later = dict(list(_networks(old).items())[1:])
-    return {
-        name: {argument: end[key] for key, argument in _ENDPOINT_KEYS.items() if end.get(key)}
-        | _addresses(end)
-        for name, end in later.items()
-    }
+    return {name: endpoint_of(old, name) for name in list(_networks(old))[1:]}
+
+
+def endpoint_of(inspected: JsonObject, network: str) -> dict[str, Any]:
+    """Give how a container hangs on a network, as the arguments of the client's connect."""
+    end = _networks(inspected)[network]
+    return {argument: end[key] for key, argument in _ENDPOINT_KEYS.items() if end.get(key)} | _addresses(end)
 
 
 def _own_labels(old: JsonObject, old_image: JsonObject) -> dict[str, str]:

@@ -1,133 +1,245 @@
-"""Faults of a container that the drill makes and removes itself; its image is named by the operator."""
+"""Faults made on purpose on containers that a drill makes for itself and removes."""
 
 from __future__ import annotations
 
-import uuid
-from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+import json
+from typing import ClassVar
 
-from actions.docker_engine import KIND, Api, Engine, MissingError, judge, state_of
-from oncall_agent.contract import Check, Drill, DrillSpec, SystemContext, Target, Trial
-from oncall_agent.models import JsonObject
+from actions.docker_disk import Disk, disk_of
+from actions.docker_drill import DockerDrill
+from actions.docker_engine import Api, inspect, judge, state_of
+from actions.docker_scripts import CRASH, HANGING, HEALTH, HOGGING, IDLE, fill_script
+from oncall_agent.contract import Check, Drill, DrillSpec, PermanentError, SystemContext, Target, Trial
 
-T = TypeVar("T")
-_SECOND = 1_000_000_000
-_LABEL = "oncall-agent.drill"
-_WELL = ["/bin/sh", "-c", "rm -f /tmp/hung; while :; do sleep 0.1; done"]
-_HEALTH = {
-    "Test": ["CMD-SHELL", "test ! -e /tmp/hung"],
-    "Interval": _SECOND,
-    "Timeout": 2 * _SECOND,
-    "Retries": 1,
-}
+_TIGHT_BYTES = 32 * 1_048_576
+_MAX_LAYERS = 20
 
 
-class _ContainerDrill(Drill):
-    """A small container of its own, without network, mounts or published ports."""
+class HungHealthCheck(DockerDrill):
+    """A container that runs and does not answer its health check."""
 
-    has_health_check: ClassVar[bool] = False
-
-    def __init__(self, settings: JsonObject, sandbox: JsonObject) -> None:
-        super().__init__(settings, sandbox)
-        self._engine = Engine(settings)
-        self._name = f"oncall-agent-drill-{uuid.uuid4().hex[:12]}"
-
-    async def prepare(self, ctx: SystemContext) -> Trial:
-        """Start it."""
-        image = str(self.sandbox["image"])
-        await self._ask(ctx, lambda api: self._start(api, image))
-        trial = Trial(Target("sandbox", KIND, address={"container": self._name}), {"stable_seconds": 1.0})
-        while not (check := await self.symptom(ctx, trial)).ok and ctx.seconds_left:
-            if "starting" not in check.reason:
-                break
-            await ctx.clock.sleep(0.1)
-        return trial
-
-    def _start(self, api: Api, image: str) -> None:
-        host = api.create_host_config(
-            network_mode="none", mem_limit="64m", cap_drop=["ALL"], restart_policy={"Name": "no"}
-        )
-        api.create_container(
-            image,
-            _WELL,
-            name=self._name,
-            host_config=host,
-            labels={_LABEL: "true"},
-            healthcheck=_HEALTH if self.has_health_check else None,
-        )
-        api.start(self._name)
-
-    async def inject(self, ctx: SystemContext, trial: Trial) -> None:
-        """Make the fault."""
-        await self._ask(ctx, self.break_it)
-
-    @abstractmethod
-    def break_it(self, api: Api) -> None:
-        """Make the fault, by the engine's client."""
-
-    async def symptom(self, ctx: SystemContext, trial: Trial) -> Check:
-        """Ask the engine."""
-        try:
-            found = await self._ask(ctx, lambda api: api.inspect_container(self._name))
-        except MissingError as error:
-            return Check(ok=False, reason=error.message)
-        return judge(state_of(found))
-
-    async def clean_up(self, ctx: SystemContext) -> None:
-        """Remove the container."""
-        try:
-            await self._ask(ctx, lambda api: api.remove_container(self._name, force=True, v=True))
-        except MissingError:
-            return
-        finally:
-            self._engine.close()
-
-    async def _ask(self, ctx: SystemContext, question: Callable[[Any], T]) -> T:
-        return await self._engine.ask(ctx.run_blocking, ctx.seconds_left, question)
-
-
-def _spec(fault: str, action: str, scenario: str, summary: str) -> DrillSpec:
-    return DrillSpec(f"docker.{fault}", action, scenario, summary, sandbox="named", sandbox_keys=("image",))
-
-
-class Crashed(_ContainerDrill):
-    """A container whose process was killed."""
-
-    spec = _spec(
-        "crashed",
-        "docker.start_or_unpause",
-        "service_crash_handling",
-        "A sandbox container's process is killed.",
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.hung_health_check",
+        action="docker.restart_container",
+        scenario="hung_service",
+        summary="A container of its own hangs: it runs, and its health check fails.",
+        sandbox="named",
+        sandbox_keys=("image",),
     )
 
+    def make(self, api: Api, image: str) -> None:
+        """Start it."""
+        self.run(api, image, HANGING, healthcheck=HEALTH)
+
     def break_it(self, api: Api) -> None:
-        """Kill its first process."""
-        api.kill(self._name)
+        """Tell it to hang."""
+        api.kill(self.name, "SIGUSR1")
 
 
-class Paused(_ContainerDrill):
-    """A container that stands still."""
+class Crashed(DockerDrill):
+    """A container that crashed and was not started again."""
 
-    spec = _spec("paused", "docker.start_or_unpause", "container_paused", "A sandbox container is paused.")
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.crashed",
+        action="docker.start_or_unpause",
+        scenario="service_crash_handling",
+        summary="A container of its own is killed and stays down.",
+        sandbox="named",
+        sandbox_keys=("image",),
+    )
+
+    def make(self, api: Api, image: str) -> None:
+        """Start it."""
+        self.run(api, image, IDLE)
+
+    def break_it(self, api: Api) -> None:
+        """Kill it."""
+        api.kill(self.name, "SIGKILL")
+
+
+class Paused(Crashed):
+    """A container that somebody paused and forgot."""
+
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.paused",
+        action="docker.start_or_unpause",
+        scenario="container_paused",
+        summary="A container of its own is paused.",
+        sandbox="named",
+        sandbox_keys=("image",),
+    )
 
     def break_it(self, api: Api) -> None:
         """Pause it."""
-        api.pause(self._name)
+        api.pause(self.name)
 
 
-class HungHealthCheck(_ContainerDrill):
-    """A container that runs and does not answer."""
+class CrashLoop(DockerDrill):
+    """A container whose new image crashes at once."""
 
-    has_health_check = True
-    spec = _spec(
-        "hung_health_check",
-        "docker.restart_container",
-        "hung_service",
-        "A sandbox container runs on, but its health check fails until it is restarted.",
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.crash_loop",
+        action="docker.recreate_with_image",
+        scenario="service_crash_handling",
+        summary="A container of its own is replaced by one whose image crashes again and again.",
+        sandbox="named",
+        sandbox_keys=("image",),
     )
 
+    def make(self, api: Api, image: str) -> None:
+        """Make a good image and a bad one, and start the good one."""
+        good, bad = f"{self.name}:good", f"{self.name}:bad"
+        self.images = [good, bad]
+        self.run(api, image, IDLE)
+        for tag, script in (("good", IDLE), ("bad", CRASH)):
+            api.commit(self.name, self.name, tag, changes=f"CMD {json.dumps(['sh', '-c', script])}")
+        self._replace(api, good)
+
     def break_it(self, api: Api) -> None:
-        """Let the health check fail from now on."""
-        call = api.exec_create(self._name, ["/bin/sh", "-c", ": > /tmp/hung"])
-        api.exec_start(call["Id"])
+        """Run the bad image instead."""
+        self._replace(api, f"{self.name}:bad")
+
+    def look(self, api: Api, now: float) -> Check:
+        """Call it sick also between two crashes."""
+        state = state_of(inspect(api, self.name, now))
+        return judge(state, restarts_before=0)
+
+    def trial(self) -> Trial:
+        """Ask for the good image."""
+        given = super().trial()
+        return Trial(given.target, {**given.params, "image": f"{self.name}:good"})
+
+    def _replace(self, api: Api, image: str) -> None:
+        api.remove_container(self.name, force=True, v=True)
+        self.run(api, image, None, restart="always")
+
+
+class OutOfMemory(DockerDrill):
+    """A container whose load needs more memory than it may have."""
+
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.out_of_memory",
+        action="docker.update_limits",
+        scenario="high_memory_response",
+        summary="A container of its own needs more memory than its limit and is killed for it.",
+        sandbox="named",
+        sandbox_keys=("image",),
+    )
+
+    def make(self, api: Api, image: str) -> None:
+        """Start it with little memory and no load."""
+        self.run(api, image, HOGGING, memory=_TIGHT_BYTES, stop_timeout=1, healthcheck=HEALTH)
+
+    def break_it(self, api: Api) -> None:
+        """Give it the load."""
+        api.kill(self.name, "SIGUSR1")
+
+    def trial(self) -> Trial:
+        """Ask for half as much again."""
+        given = super().trial()
+        return Trial(given.target, {**given.params, "memory_factor": 1.5})
+
+
+class SickReplica(DockerDrill):
+    """One of two replicas hangs and goes on taking part."""
+
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.sick_replica",
+        action="docker.isolate_or_stop",
+        scenario="service_crash_handling",
+        summary="One of two replicas of a service of its own hangs.",
+        sandbox="named",
+        sandbox_keys=("image",),
+    )
+
+    def make(self, api: Api, image: str) -> None:
+        """Start both."""
+        labels = dict.fromkeys(self.engine.settings.service_labels, self.name)
+        for name in (self.name, f"{self.name}-other"):
+            self.run(api, image, HANGING, name=name, healthcheck=HEALTH, labels=labels)
+
+    def break_it(self, api: Api) -> None:
+        """Tell one to hang."""
+        api.kill(self.name, "SIGUSR1")
+
+    def look(self, api: Api, now: float) -> Check:
+        """Call the service well when every replica that takes part is."""
+        states = [state_of(inspect(api, name, now)) for name in (self.name, f"{self.name}-other")]
+        taking_part = [state for state in states if state.status == "running"]
+        if not taking_part:
+            return Check(ok=False, reason="no replica runs")
+        return next((check for check in map(judge, taking_part) if not check.ok), Check(ok=True))
+
+
+class FullDisk(DockerDrill):
+    """An engine's disk full of images that nobody uses."""
+
+    spec: ClassVar[DrillSpec] = DrillSpec(
+        id="docker.full_disk",
+        action="docker.prune",
+        scenario="full_disk",
+        summary="The disk of an engine that may be emptied is filled with unused images.",
+        sandbox="named",
+        sandbox_keys=("image", "disposable_engine"),
+        deadline_seconds=180.0,
+    )
+    over, target = 0.6, 0.5
+
+    async def prepare(self, ctx: SystemContext) -> Trial:
+        """Refuse an engine whose unused images are of use to somebody."""
+        if self.sandbox.get("disposable_engine") is not True:
+            key = "validation.sandboxes.docker.disposable_engine"
+            raise PermanentError(f"only where everything unused may go: set {key} to true")
+        if self.engine.settings.min_prune_age_seconds:
+            raise PermanentError(
+                "what the drill makes is young: set backends.docker.min_prune_age_seconds to 0"
+            )
+        return await super().prepare(ctx)
+
+    def make(self, api: Api, image: str) -> None:
+        """Take the image in use, so that it is not removed with the rest."""
+        self.run(api, image, IDLE)
+
+    def break_it(self, api: Api) -> None:
+        """Add images until the disk is over the threshold."""
+        for number in range(_MAX_LAYERS):
+            disk = self._disk(api)
+            if disk.used >= self.over:
+                return
+            self._fill(api, number, disk.total_bytes // 20)
+
+    def look(self, api: Api, now: float) -> Check:
+        """Look at the disk."""
+        used = self._disk(api).used
+        return Check(ok=used < self.over, reason="" if used < self.over else f"the disk is {used:.0%} full")
+
+    def trial(self) -> Trial:
+        """Ask for everything unused, however young."""
+        params = {"images": "unused", "older_than_seconds": 0, "over": self.over, "target": self.target}
+        return Trial(Target(self.name, "docker_engine"), params)
+
+    def _disk(self, api: Api) -> Disk:
+        disk = disk_of(self.engine.settings, str(api.info().get("DockerRootDir") or ""))
+        if disk is None:
+            raise PermanentError("the engine's disk can't be seen from here: set data_root")
+        return disk
+
+    def _fill(self, api: Api, number: int, size: int) -> None:
+        name = f"{self.name}-fill{number}"
+        self.run(api, str(self.sandbox["image"]), fill_script(size, name), name=name)
+        if api.wait(name, timeout=120)["StatusCode"] != 0:
+            raise PermanentError("the disk could not be filled")
+        self.images.append(f"{name}:1")
+        api.commit(name, name, "1")
+        api.remove_container(name, v=True)
+
+
+DRILLS: tuple[type[Drill], ...] = (
+    HungHealthCheck,
+    Crashed,
+    Paused,
+    CrashLoop,
+    OutOfMemory,
+    SickReplica,
+    FullDisk,
+)

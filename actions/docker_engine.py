@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 import docker
 import docker.errors
 import requests.exceptions
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from actions.docker_settings import DockerSettings
 from actions.docker_time import seconds_of
 from oncall_agent.contract import (
     ActionContext,
+    ActionError,
     Check,
     Executor,
     Params,
@@ -37,27 +39,6 @@ KIND = "docker_container"
 _MAX_LOG_BYTES = 8_192
 _MAX_TEXT = 300
 _SERVER_ERROR = 500
-
-
-class DockerSettings(BaseModel):
-    """The group `backends.docker`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    host: str = "unix:///var/run/docker.sock"
-    """URL of the engine."""
-    timeout_seconds: float = Field(10.0, ge=1, le=300)
-    """For one call; restart and stop add their own."""
-    protected_label: str = "oncall-agent.protected"
-    """A container that carries it with the value `true` is never touched."""
-    max_restarts_per_hour: int = Field(10, ge=1)
-    """A container that was started more often needs something other than a restart."""
-    max_memory_bytes: int = Field(8_589_934_592, ge=4_194_304)
-    """No limit is raised beyond this."""
-    memory_reserve: float = Field(0.1, ge=0, lt=1)
-    """Fraction of the host's memory that the limits of all containers must leave free."""
-    allow_pull: bool = False
-    """Images that are not on the host may be pulled."""
 
 
 class MissingError(PermanentError):
@@ -97,11 +78,8 @@ class Engine:
             return question(self._client())
         except docker.errors.NotFound as error:
             raise MissingError(_text(error)) from error
-        except docker.errors.APIError as error:
-            kind = TransientError if (error.status_code or 0) >= _SERVER_ERROR else PermanentError
-            raise kind(_text(error)) from error
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-            raise TransientError(f"the Docker engine can't be reached ({type(error).__name__})") from error
+            raise _named(error) from error
 
     def _client(self) -> Api:
         with self._lock:
@@ -285,6 +263,15 @@ def _evidence(api: Api, name: str) -> dict[str, Any]:
         processes = api.top(name).get("Processes") or []
         found["processes"] = [" ".join(line)[:_MAX_TEXT] for line in processes[:20]]
     return found
+
+
+def _named(error: Exception) -> ActionError:
+    # Opening the client asks for the version, and wraps the engine's answer.
+    answer = error if isinstance(error, docker.errors.APIError) else error.__cause__
+    if not isinstance(answer, docker.errors.APIError):
+        return TransientError(f"the Docker engine can't be reached ({type(error).__name__})")
+    kind = TransientError if (answer.status_code or 0) >= _SERVER_ERROR else PermanentError
+    return kind(_text(answer))
 
 
 def _text(error: docker.errors.APIError) -> str:

@@ -12,13 +12,13 @@ from actions.docker_engine import (
     KIND,
     Api,
     DockerExecutor,
-    DockerSettings,
     SettledParams,
     container_of,
     judge,
     past,
     state_of,
 )
+from actions.docker_settings import DockerSettings
 from oncall_agent.contract import (
     ActionContext,
     ActionError,

@@ -18,7 +18,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "airflow": ("actions.airflow_settings:AirflowSettings",),
     "app": ("actions.app_client:AppSettings",),
     "disk": _FOLDERS,
-    "docker": ("actions.docker_engine:DockerSettings",),
+    "docker": ("actions.docker_settings:DockerSettings",),
     "escalate": ("actions.escalate:EscalateSettings",),
     "filesystem": _FOLDERS,
     "http": (
@@ -40,6 +40,7 @@ ADDRESSES = (
     ("`airflow_dag`", "`dag`", "Id of a DAG."),
     ("`airflow_pool`", "`pool`", "Name of a pool."),
     ("`docker_container`", "`container`", "Name or id of the container."),
+    ("`docker_engine`", "", "It needs none: the engine is that of `backends.docker.host`."),
     (
         "`http_app`",
         "`url`",

@@ -8,8 +8,10 @@ from backends.alerting import AlertmanagerBinary, PrometheusBinary
 from backends.base import Backend
 from backends.chromium import Chromium
 from backends.docker_engine import Docker
+from backends.docker_small import DockerSmall
 from backends.filesystem_tools import FilesystemTools
 from backends.mariadb_server import MariaDB
+from backends.nginx_server import NginxBinary
 from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
@@ -18,6 +20,8 @@ from backends.systemd_server import Systemd
 ALL: tuple[type[Backend], ...] = (
     Docker,
     FilesystemTools,
+    DockerSmall,
+    NginxBinary,
     Redis,
     Postgres,
     PostgresSick,
@@ -36,4 +40,6 @@ FIXTURE_MODULES = [
     "backends.airflow_fixtures",
     "backends.redis_fixtures",
     "backends.sql_fixtures",
+    "backends.docker_fixtures",
+    "backends.nginx_fixtures",
 ]

@@ -131,9 +131,13 @@ async def test_a_real_engine_is_inspected_and_drilled_and_nothing_stays_behind(
         validation={"environment": "staging", "sandboxes": {"docker": {"image": docker_image}}},
     )
     assert ran.verdicts("drill") == {
+        "docker.crash_loop": "passed",
         "docker.crashed": "passed",
+        "docker.full_disk": "skipped",
         "docker.hung_health_check": "passed",
+        "docker.out_of_memory": "passed",
         "docker.paused": "passed",
+        "docker.sick_replica": "passed",
     }, ran.output
     assert (ran.verdicts("version"), ran.verdicts("clock")) == ({"version": "passed"}, {"clock": "passed"})
     # A bare socket lets everything through: that is a finding, and the verdict says so.
