@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, select, update
 
 from oncall_agent.errors import QueueFullError
 from oncall_agent.models import AcceptedAlert, AlertStatus, IncidentState, PlacedAlert
@@ -13,6 +13,7 @@ from oncall_agent.rules.grouping import Grouped, Known, KnownAlert, KnownInciden
 from oncall_agent.settings.model import FlapSettings, GroupingSettings
 from oncall_agent.store.codec import clean, dump
 from oncall_agent.store.ids import new_id
+from oncall_agent.store.past import closed_openings
 from oncall_agent.store.rows import new_alert_row, new_incident_row
 from oncall_agent.store.schema import alerts, incidents, state_is, words
 from oncall_agent.store.statement import Row, Statement, each, insert_into
@@ -38,11 +39,6 @@ _ESCALATED = Statement(
         _I.firing_count > 0,
     )
     .with_for_update()
-)
-_OPENINGS = Statement(
-    select(_I.key, func.count())
-    .where(_I.key.in_(select(_keys.c.value)), _I.opened_at >= bindparam("since"))
-    .group_by(_I.key)
 )
 _BY_ID = Statement(
     select(*_COUNTS)
@@ -123,8 +119,8 @@ class Acceptance:
             wanted = dump(sorted(keys))
             since = now - self.grouping.merge_escalated_seconds
             board.know(tx.rows(_ESCALATED, keys=wanted, since=since))
-            opened = tx.rows(_OPENINGS, keys=wanted, since=now - self.flap.window_seconds)
-            known.openings.update(opened)
+            # None of them is open, so that those closed are all.
+            known.openings.update(closed_openings(tx, wanted, now - self.flap.window_seconds))
         self._look_up_cleared(unit, board, signed)
         return board
 

@@ -49,11 +49,16 @@ _APPROVAL = Statement(
     .order_by(approvals.c.id.desc())
     .limit(1)
 )
-_RECURRENCES = Statement(
+_CLOSED_OPENINGS = Statement(
     select(_I.key, func.count())
-    .where(_I.key.in_(select(_keys.c.value)), _I.opened_at >= bindparam("since"))
+    .where(_I.key.in_(select(_keys.c.value)), _I.opened_at >= bindparam("since"), _I.closed_at.is_not(None))
     .group_by(_I.key)
 )
+
+
+def closed_openings(tx: Tx, keys: str, since: float) -> dict[str, int]:
+    """Count by key (`keys` is a JSON list) the closed incidents that were opened since then."""
+    return dict(tx.rows(_CLOSED_OPENINGS, keys=keys, since=since))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,7 @@ class Past:
         tx, open_incidents = unit.tx, unit.open_incidents()
         actions, services = self.usage.counts(tx, {row[4] for row in taken}, now)
         since = now - self.flap_window_seconds
-        again: dict[str, int] = dict(
-            tx.rows(_RECURRENCES, keys=dump(sorted({row[1] for row in taken})), since=since)
-        )
+        again = closed_openings(tx, dump(sorted({row[1] for row in taken})), since)
         return [
             self._one(
                 tx,
@@ -83,7 +86,7 @@ class Past:
                     action_counts=actions,
                     service_count=services.get(row[4], 0),
                     open_incidents=open_incidents,
-                    recurrences=again.get(row[1], 0),
+                    recurrences=again.get(row[1], 0) + (row[10] >= since),
                 ),
             )
             for row in taken

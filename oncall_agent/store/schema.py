@@ -21,7 +21,7 @@ from sqlalchemy import (
     literal_column,
 )
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision this program knows, oldest first; the last one is what it works with."""
 
 metadata = MetaData()
@@ -83,7 +83,9 @@ def _partial(name: str, *columns: Column[Any], where: ColumnElement[bool], uniqu
 # One incident of a key is open at a time; the same index finds it.
 _partial("uq_incidents_open", _I.key, where=_I.closed_at.is_(None), unique=True)
 _partial("ix_incidents_escalated", _I.state, _I.key, _I.closed_at, where=state_is("escalated"))
-Index("ix_incidents_opened", _I.key, _I.opened_at)
+# Keys are in no order, so that each entry dirties a page of its own: the past is indexed when it becomes the past, and
+# the open incident of a key is found above.
+_partial("ix_incidents_past", _I.key, _I.opened_at, where=_I.closed_at.is_not(None))
 # The waiting rooms of the queue. The state comes first although the condition fixes it: without it SQLite
 # prefers the index of the lists, and would read and sort the whole room for each claim.
 _partial("ix_incidents_queued", _I.state, _I.priority, _I.opened_at, _I.id, where=state_is("queued"))
