@@ -37,6 +37,7 @@ from oncall_agent.store import Store, new_id
 from oncall_agent.telemetry import log as logging
 from oncall_agent.telemetry.metrics import Metrics
 from oncall_agent.web.app import build
+from oncall_agent.web.front import Front
 from oncall_agent.web.parts import Parts
 
 _SHUTDOWN_SECONDS = 2.0
@@ -163,13 +164,13 @@ class Daemon:
         runner = web.AppRunner(build(parts), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, server.host, server.port, backlog=1024, reuse_address=True)
         try:
-            await site.start()
+            front = await Front.open(runner, server.host, server.port)
         except OSError as error:
             reason = f"can't listen on {server.host}:{server.port}: {error.strerror or error}"
             raise ConfigError(reason, file=str(self.loaded.path), key="server.port") from error
-        self.port = int(runner.addresses[0][1])
+        self._stack.push_async_callback(front.close, _SHUTDOWN_SECONDS)
+        self.port = front.port
 
     def _spawn_watchers(self) -> None:
         period = sdnotify.watchdog_seconds()

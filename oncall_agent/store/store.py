@@ -114,8 +114,10 @@ class Store:
 
     # --- the queue ------------------------------------------------------------------------------------------
 
-    async def accept(self, placed: Sequence[PlacedAlert], now: float) -> list[AcceptedAlert]:
+    def accept(self, placed: Sequence[PlacedAlert], now: float) -> asyncio.Future[list[AcceptedAlert]]:
         """Write alerts down and say what became of each, in their order; they are on disk then.
+
+        Not a coroutine, so that it can be begun without a task.
 
         Raises:
             QueueFullError: too many incidents are open, or too many writes wait; nothing of it is stored.
@@ -123,10 +125,7 @@ class Store:
                 is safe.
         """
         self._check_room()
-        accepted: list[AcceptedAlert] = await self._writer.submit(
-            "accept", Arrival(placed, now), 1 + len(placed)
-        )
-        return accepted
+        return self._writer.submit("accept", Arrival(placed, now), 1 + len(placed))
 
     async def claim(self, worker: str, *, limit: int, lease_seconds: float, now: float) -> list[Claimed]:
         """Lease up to `limit` incidents, the worst and oldest first, at most one per target.

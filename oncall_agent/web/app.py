@@ -14,7 +14,7 @@ from oncall_agent.telemetry.log import logger
 from oncall_agent.web import api, dashboard, health, openapi
 from oncall_agent.web.auth import GATE, Gate
 from oncall_agent.web.errors import response_of, response_of_http, unexpected
-from oncall_agent.web.ingest import Ingest
+from oncall_agent.web.ingest import INGEST, Ingest
 from oncall_agent.web.parts import PARTS, Parts
 from oncall_agent.web.routes import Answer, Call, Route, served
 from oncall_agent.web.stream import Streams
@@ -35,7 +35,7 @@ def build(parts: Parts) -> web.Application:
     app = web.Application(middlewares=[border], client_max_size=parts.settings.server.max_body_bytes)
     gate = Gate(parts.settings.server, parts.secrets, parts.clock)
     ingest, streams = Ingest(parts, gate), Streams(parts.settings.server.max_streams)
-    app[PARTS], app[GATE] = parts, gate
+    app[PARTS], app[GATE], app[INGEST] = parts, gate, ingest
     # First, so that the hot path is found first.
     app.router.add_post("/webhooks/{source}", ingest.receive)
     _add_routes(app, parts, streams)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -53,6 +53,17 @@ class Identity:
 LOCAL = Identity("local", "admin", authenticated=False)
 
 
+class Asked(Protocol):
+    """What of a request says where it comes from; headers are found in any case."""
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
+    @property
+    def host(self) -> str: ...  # noqa: D102
+    @property
+    def headers(self) -> Mapping[str, str]: ...  # noqa: D102
+
+
 class Gate:
     """Decides who a request comes from; one per application."""
 
@@ -67,7 +78,7 @@ class Gate:
         """Whether there are no tokens, so that everybody on this machine is `local`."""
         return not self._tokens
 
-    def check_origin(self, request: web.BaseRequest) -> None:
+    def check_origin(self, request: Asked) -> None:
         """Refuse what a foreign page makes a browser send.
 
         Raises:

@@ -7,16 +7,17 @@ half of its alerts were taken.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 
 from oncall_agent.errors import AuthError, ConfigError, NotFoundError, OncallAgentError
-from oncall_agent.models import AcceptedAlert, PlacedAlert
+from oncall_agent.models import AcceptedAlert
 from oncall_agent.settings.model import Source
 from oncall_agent.sources import auth, check, parse
-from oncall_agent.web.auth import Gate
+from oncall_agent.web.auth import Asked, Gate
 from oncall_agent.web.errors import JSON, BrokenBodyError, BusyError, TooLargeError, code_of, response_of
 from oncall_agent.web.parts import Parts
 from oncall_agent.web.secrets import SecretCache
@@ -31,7 +32,7 @@ _UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class _Door:
+class Door:
     """One configured source."""
 
     name: str
@@ -45,12 +46,12 @@ class Ingest:
     def __init__(self, parts: Parts, gate: Gate) -> None:
         for source in parts.settings.sources.values():
             check(source)
-        self._parts, self._gate = parts, gate
+        self._parts, self._gate, self.clock = parts, gate, parts.clock
         self._limits = parts.settings.server
         self._secrets = SecretCache(parts.secrets, parts.clock)
         self._tally = Tally(parts.metrics, parts.clock)
         self._doors = {
-            name: _Door(name, source, auth.needs_body(source.auth))
+            name: Door(name, source, auth.needs_body(source.auth))
             for name, source in parts.settings.sources.items()
         }
         self._waiting = 0
@@ -58,54 +59,81 @@ class Ingest:
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one webhook."""
         name = request.match_info["source"]
-        started = self._parts.clock.monotonic()
+        begun = self.clock.monotonic()
         try:
             accepted = await self._take(request, name)
         except OncallAgentError as error:
             return self._refuse(name, error)
-        self._tally.count(name, accepted, self._parts.clock.monotonic() - started)
-        body = orjson.dumps({"accepted": len(accepted), "alerts": accepted})
+        body = self.acknowledge(name, accepted, begun)
         return web.Response(body=body, status=_ACCEPTED, content_type=JSON)
+
+    def admit(self, name: str, asked: Asked, length: int) -> Door:
+        """Give the source that a request is for, before its body is read: a stranger costs us no place and no memory.
+
+        Raises:
+            OncallAgentError: it is refused.
+        """
+        door = self._doors.get(name)
+        if door is None:
+            raise NotFoundError("no source of this name is configured")
+        if length > self._limits.max_body_bytes:
+            raise TooLargeError(f"the body is larger than {self._limits.max_body_bytes} bytes")
+        if not door.needs_body:
+            self._authenticate(door, asked, b"")
+        if self._waiting >= self._limits.max_waiting_requests:
+            raise BusyError("too many requests wait for the disk")
+        return door
+
+    def begin(self, door: Door, asked: Asked, body: bytes) -> asyncio.Future[list[AcceptedAlert]]:
+        """Store an admitted request; its future is answered when it is on disk.
+
+        Raises:
+            OncallAgentError: it is refused.
+        """
+        accepted = asyncio.ensure_future(self._store(door, asked, body))
+        self._waiting += 1
+        accepted.add_done_callback(self._leave)
+        return accepted
+
+    def acknowledge(self, name: str, accepted: Sequence[AcceptedAlert], begun: float) -> bytes:
+        """Count what is on disk and give the body of the answer."""
+        self._tally.count(name, accepted, self.clock.monotonic() - begun)
+        return orjson.dumps({"accepted": len(accepted), "alerts": accepted})
 
     def close(self) -> None:
         """Say what is counted and not yet said."""
         self._tally.flush()
 
     async def _take(self, request: web.Request, name: str) -> list[AcceptedAlert]:
-        door = self._doors.get(name)
-        if door is None:
-            raise NotFoundError("no source of this name is configured")
-        if (request.content_length or 0) > self._limits.max_body_bytes:
-            raise TooLargeError(f"the body is larger than {self._limits.max_body_bytes} bytes")
-        if not door.needs_body:
-            # Before the body is read and a place is taken: a stranger costs us neither.
-            self._authenticate(door, request, b"")
-        if self._waiting >= self._limits.max_waiting_requests:
-            raise BusyError("too many requests wait for the disk")
+        door = self.admit(name, request, request.content_length or 0)
         self._waiting += 1
         try:
-            return await self._store(door, request)
+            body = await read_body(request, self._limits.max_body_bytes)
+            return await self._store(door, request, body)
         finally:
             self._waiting -= 1
 
-    async def _store(self, door: _Door, request: web.Request) -> list[AcceptedAlert]:
-        body = await read_body(request, self._limits.max_body_bytes)
+    def _store(self, door: Door, asked: Asked, body: bytes) -> Awaitable[list[AcceptedAlert]]:
         if door.needs_body:
-            self._authenticate(door, request, body)
-        now = self._parts.clock.now()
+            self._authenticate(door, asked, body)
+        now = self.clock.now()
         alerts = parse(door.settings, body, limits=self._limits, now=now, source=door.name)
         if not alerts:
-            return []
+            nothing: asyncio.Future[list[AcceptedAlert]] = asyncio.get_running_loop().create_future()
+            nothing.set_result([])
+            return nothing
         place, silences = self._parts.placement.place, self._parts.store.control.silences
-        placed: list[PlacedAlert] = [place(alert, silences, now) for alert in alerts]
-        return await self._parts.store.accept(placed, now)
+        return self._parts.store.accept([place(alert, silences, now) for alert in alerts], now)
 
-    def _authenticate(self, door: _Door, request: web.Request, body: bytes) -> None:
+    def _leave(self, _: object) -> None:
+        self._waiting -= 1
+
+    def _authenticate(self, door: Door, asked: Asked, body: bytes) -> None:
         if door.settings.auth.kind == "none":
             # Nobody is asked here, so a foreign page could post through a browser on this machine.
-            self._gate.check_origin(request)
+            self._gate.check_origin(asked)
             return
-        auth.verify(door.settings.auth, request.headers, body, self._parts.clock.now(), self._secrets)
+        auth.verify(door.settings.auth, asked.headers, body, self.clock.now(), self._secrets)
 
     def _refuse(self, name: str, error: OncallAgentError) -> web.Response:
         door = self._doors.get(name)
@@ -120,6 +148,9 @@ class Ingest:
         )
         self._tally.refuse(door.name if door else _UNKNOWN, response.status, code, reason)
         return response
+
+
+INGEST: web.AppKey[Ingest] = web.AppKey("ingest", Ingest)
 
 
 async def read_body(request: web.Request, most: int) -> bytes:

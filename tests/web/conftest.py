@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
-from web.sites import TOKENS, HandClock, Site, open_store, parts_of, settings_of
+from aiohttp.test_utils import TestClient
+from web.sites import TOKENS, FrontedServer, HandClock, Site, open_store, parts_of, settings_of
 
 from oncall_agent.web.app import build
 
@@ -30,7 +30,7 @@ async def site_of(tmp_path: Path, clock: HandClock) -> AsyncIterator[Open]:
         settings = settings_of(folder, **changed)
         store = await open_store(settings, clock)
         whole = replace(parts_of(settings, store, clock), **(parts or {}))
-        client = TestClient(TestServer(build(whole)), cookie_jar=None)
+        client = TestClient(FrontedServer(build(whole)), cookie_jar=None)
         await client.start_server()
         opened.append(Site(client, whole, clock))
         return opened[-1]

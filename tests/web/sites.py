@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import StrOrURL
+from yarl import URL
 
 from oncall_agent.contract.secret import Secret
 from oncall_agent.errors import ConfigError, NotFoundError
@@ -14,6 +16,7 @@ from oncall_agent.rules.placement import Placement
 from oncall_agent.settings.model import Settings
 from oncall_agent.store import Store
 from oncall_agent.telemetry.metrics import Metrics
+from oncall_agent.web.front import Front
 from oncall_agent.web.parts import Parts
 
 PAYLOADS = Path(__file__).parents[1] / "payloads"
@@ -111,6 +114,24 @@ def parts_of(settings: Settings, store: Store, clock: HandClock) -> Parts:
         policy=lambda: {"name": "linear_thompson", "version": 0},
         secrets=secret,
     )
+
+
+class FrontedServer(TestServer):
+    """A server as the daemon runs it: `Front` listens, the library stands behind it."""
+
+    front: Front
+
+    async def start_server(self, **options: Any) -> None:
+        await super().start_server(**options)
+        self.front = await Front.open(self.runner, "127.0.0.1", 0)
+        self.port = self.front.port
+
+    def make_url(self, path: StrOrURL) -> URL:
+        return URL(f"http://127.0.0.1:{self.port}").join(URL(path))
+
+    async def close(self) -> None:
+        await self.front.close(1.0)
+        await super().close()
 
 
 Client = TestClient[web.Request, web.Application]
