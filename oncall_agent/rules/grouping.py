@@ -46,6 +46,10 @@ class KnownAlert:
     incident_id: str | None
 
 
+Twin = KnownAlert | AcceptedAlert
+"""The same alert as it came before, or earlier in this very transaction."""
+
+
 @dataclass(slots=True)
 class KnownIncident:
     """An incident that alerts can join or clear: open, or escalated. Changes as alerts are learnt."""
@@ -68,7 +72,7 @@ class Known:
         openings: by incident key; how often it was opened within the flap window.
     """
 
-    alerts: dict[tuple[str, str], KnownAlert] = field(default_factory=dict)
+    alerts: dict[tuple[str, str], Twin] = field(default_factory=dict)
     joinable: dict[str, KnownIncident] = field(default_factory=dict)
     incidents: dict[str, KnownIncident] = field(default_factory=dict)
     openings: dict[str, int] = field(default_factory=dict)
@@ -76,7 +80,7 @@ class Known:
     def learn(self, grouped: Grouped) -> None:
         """Take a decision as done, for the next request of the same transaction."""
         for row in grouped.stored:
-            self.alerts[row.signal, row.placed.alert.status] = _known(row.accepted)
+            self.alerts[row.signal, row.placed.alert.status] = row.accepted
         for opening in grouped.opened:
             incident = KnownIncident(opening.id, is_open=True, alert_count=0, firing_count=0, priority=99)
             key = opening.placed.incident_key
@@ -149,17 +153,13 @@ def group(
     return board.grouped
 
 
-def _known(accepted: AcceptedAlert) -> KnownAlert:
-    return KnownAlert(accepted.id, accepted.incident_id)
-
-
 class _Board:
     """What is known plus what this request adds, so that a refused request leaves nothing behind."""
 
     def __init__(self, known: Known, flap: FlapSettings, new_id: Callable[[], str]) -> None:
         self._known, self._flap, self._new_id = known, flap, new_id
         self.grouped = Grouped()
-        self._alerts: dict[tuple[str, str], KnownAlert] = {}
+        self._alerts: dict[tuple[str, str], Twin] = {}
         self._opened: dict[str, str] = {}
 
     def place(self, signal: str, placed: PlacedAlert) -> None:
@@ -172,11 +172,11 @@ class _Board:
         else:
             self._clear(signal, placed)
 
-    def _alert(self, signal: str, status: AlertStatus) -> KnownAlert | None:
+    def _alert(self, signal: str, status: AlertStatus) -> Twin | None:
         key = (signal, status)
         return self._alerts.get(key) or self._known.alerts.get(key)
 
-    def _repeat(self, signal: str, placed: PlacedAlert, twin: KnownAlert) -> None:
+    def _repeat(self, signal: str, placed: PlacedAlert, twin: Twin) -> None:
         self.grouped.repeats.append((signal, placed.alert.status))
         self.grouped.accepted.append(
             AcceptedAlert(
@@ -261,6 +261,6 @@ class _Board:
     ) -> None:
         alert = placed.alert
         accepted = AcceptedAlert(self._new_id(), alert.fingerprint, disposition, incident_id, reason)
-        self._alerts[signal, alert.status] = _known(accepted)
+        self._alerts[signal, alert.status] = accepted
         self.grouped.accepted.append(accepted)
         self.grouped.stored.append(NewRow(signal, placed, accepted))

@@ -70,6 +70,7 @@ class Writer:
         self._retry_at = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._is_serving = False
         self.waiting = 0
         self.committed = 0
         self.last_commit_seconds = 0.0
@@ -77,6 +78,7 @@ class Writer:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._is_serving = True
         self._thread.start()
 
     def submit(self, kind: str, payload: Any, weight: int = 1) -> asyncio.Future[Any]:
@@ -85,7 +87,7 @@ class Writer:
         Raises:
             StoreError: the store is closed.
         """
-        if not self._thread.is_alive():
+        if not self._is_serving:
             raise StoreError("the store is closed")
         answer: asyncio.Future[Any] = self._loop.create_future()
         self.waiting += 1
@@ -102,10 +104,13 @@ class Writer:
 
     def _run(self) -> None:
         is_open = True
-        while is_open:
-            batch, is_open = self._take()
-            if batch:
-                self._serve(batch)
+        try:
+            while is_open:
+                batch, is_open = self._take()
+                if batch:
+                    self._serve(batch)
+        finally:
+            self._is_serving = False
         self._drop()
 
     def _take(self) -> tuple[list[Request], bool]:

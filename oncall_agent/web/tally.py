@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oncall_agent.contract.clock import Clock
-from oncall_agent.models import AcceptedAlert, Disposition
+from oncall_agent.models import AcceptedAlert, Disposition, SuppressReason
 from oncall_agent.telemetry.log import logger
 from oncall_agent.telemetry.metrics import Metrics
 
@@ -35,9 +35,13 @@ class Tally:
         if counts is None:
             counts = self._accepted.setdefault(source, Counter())
         counts["alerts"] += len(accepted)
+        became: dict[tuple[Disposition, SuppressReason | None], int] = {}
         for alert in accepted:
-            counts[alert.disposition] += 1
-            self._child(source, alert).inc()
+            key = (alert.disposition, alert.reason)
+            became[key] = became.get(key, 0) + 1
+        for (disposition, reason), number in became.items():
+            counts[disposition] += number
+            self._child(source, disposition, reason).inc(number)
         self._tick()
 
     def refuse(self, source: str, status: int, code: str, reason: str) -> None:
@@ -61,8 +65,8 @@ class Tally:
         if self._clock.monotonic() - self._since >= EVERY_SECONDS:
             self.flush()
 
-    def _child(self, source: str, alert: AcceptedAlert) -> Any:
-        key = (source, alert.disposition.value, alert.reason.value if alert.reason else "")
+    def _child(self, source: str, disposition: Disposition, reason: SuppressReason | None) -> Any:
+        key = (source, disposition.value, "" if reason is None else reason.value)
         child = self._children.get(key)
         if child is None:
             child = self._children.setdefault(key, self._metrics.alerts.labels(*key))

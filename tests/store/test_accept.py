@@ -178,9 +178,11 @@ async def test_refused_request_may_be_repeated_later(any_url, open_store):
 
 async def test_writes_beyond_the_waiting_bound_are_refused(any_url, open_store):
     store = await open_store(any_url, max_waiting_writes=10)
-    answers = await asyncio.gather(
-        *(store.accept([placed(f"n{i}")], 1_000.0) for i in range(30)), return_exceptions=True
-    )
+
+    async def accepted(number: int) -> object:
+        return await store.accept([placed(f"n{number}")], 1_000.0)
+
+    answers = await asyncio.gather(*(accepted(number) for number in range(30)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, QueueFullError)]
     stored = (await store.conservation()).accepted
     assert 20 == len(refused)
