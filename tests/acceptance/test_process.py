@@ -110,7 +110,7 @@ def test_it_starts_and_takes_alerts_without_any_extra_installed(tmp_path):
     hidden.mkdir()
     for name in ("docker", "apprise", "psycopg2"):
         (hidden / f"{name}.py").write_text(f"raise ImportError('hidden', name={name!r})\n")
-    file = configured(tmp_path)
+    file = configured(tmp_path, backends={"docker": {}, "escalate": {}})
     process, lines = started(file, PYTHONPATH=str(hidden))
     try:
         off = {line["plugin"] for line in lines if line["event"] == "plugin.refused"}
