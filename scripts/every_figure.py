@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 ECHO_SECONDS = 2.0
 QUICK = {
     "decide": ("--batches", "5", "--size", "200"),
+    "executors": ("--calls", "100", "--rounds", "2"),
     "ingest": ("--seconds", "1", "--rounds", "1"),
     "flow": ("--seconds", "2"),
     "growth": ("--stored", "5000", "--past", "20000", "--seconds", "4"),
