@@ -8,6 +8,7 @@ from oncall_agent.testing.check import check_executor
 from oncall_agent.testing.clock import FakeClock
 from oncall_agent.testing.docker import FakeContainer, FakeDocker
 from oncall_agent.testing.harness import Harness, context_for
+from oncall_agent.testing.kubernetes import FakeKubernetes
 from oncall_agent.testing.log import RecordingLog
 from oncall_agent.testing.outage import check_outages
 from oncall_agent.testing.patient import FakePatient
@@ -21,6 +22,7 @@ __all__ = [
     "FakeClock",
     "FakeContainer",
     "FakeDocker",
+    "FakeKubernetes",
     "FakePatient",
     "Fault",
     "FaultyProxy",

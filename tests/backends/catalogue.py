@@ -10,6 +10,7 @@ from backends.chromium import Chromium
 from backends.docker_engine import Docker
 from backends.docker_small import DockerSmall
 from backends.filesystem_tools import FilesystemTools
+from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
 from backends.nginx_server import NginxBinary
 from backends.postgres_server import Postgres
@@ -31,6 +32,7 @@ ALL: tuple[type[Backend], ...] = (
     Chromium,
     Systemd,
     Airflow,
+    Kubernetes,
 )
 NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
@@ -42,4 +44,6 @@ FIXTURE_MODULES = [
     "backends.sql_fixtures",
     "backends.docker_fixtures",
     "backends.nginx_fixtures",
+    "backends.kubernetes_fixtures",
+    "backends.kubernetes_scenes",
 ]
