@@ -32,6 +32,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "prometheus": ("actions.probes:ProbeSettings",),
     "systemd": ("actions.systemd_bus:SystemdSettings",),
     "redis": ("actions.redis_client:RedisSettings", "actions.redis_client:RedisServer"),
+    "spark": ("actions.spark_settings:SparkSettings", "actions.spark_settings:Submission"),
     "tcp": (),
     "watch": (),
 }
@@ -74,6 +75,13 @@ ADDRESSES = (
         "`host`, `port`",
         "Of another server than `backends.postgres` says; the credentials are the same.",
     ),
+    ("`spark_application`", "`application`", "Name of the application."),
+    (
+        "`spark_application`",
+        "`submission`",
+        "Id in `backends.spark.submissions`: what is submitted again. Default: nothing can be.",
+    ),
+    ("`spark_worker`", "`host`", "Host of workers as the master lists it."),
     ("any", "`host`, `port`", "For the `tcp` probe."),
 )
 

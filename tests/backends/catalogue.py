@@ -16,6 +16,7 @@ from backends.nginx_server import NginxBinary
 from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
+from backends.spark_server import Spark
 from backends.systemd_server import Systemd
 
 ALL: tuple[type[Backend], ...] = (
@@ -33,6 +34,7 @@ ALL: tuple[type[Backend], ...] = (
     Systemd,
     Airflow,
     Kubernetes,
+    Spark,
 )
 NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
@@ -46,4 +48,5 @@ FIXTURE_MODULES = [
     "backends.nginx_fixtures",
     "backends.kubernetes_fixtures",
     "backends.kubernetes_scenes",
+    "backends.spark_fixtures",
 ]
