@@ -7,6 +7,7 @@ from oncall_agent.testing.airflow import FakeAirflow
 from oncall_agent.testing.check import check_executor
 from oncall_agent.testing.clock import FakeClock
 from oncall_agent.testing.docker import FakeContainer, FakeDocker
+from oncall_agent.testing.edge import FakeEdge
 from oncall_agent.testing.harness import Harness, context_for
 from oncall_agent.testing.kubernetes import FakeKubernetes
 from oncall_agent.testing.log import RecordingLog
@@ -22,6 +23,7 @@ __all__ = [
     "FakeClock",
     "FakeContainer",
     "FakeDocker",
+    "FakeEdge",
     "FakeKubernetes",
     "FakePatient",
     "Fault",

@@ -26,6 +26,11 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         "actions.http_settings:Endpoint",
         "actions.http_settings:Call",
         "actions.http_settings:Question",
+        *(
+            f"actions.http_declared:{name}"
+            for name in ("Flag", "NginxPool", "HaproxyPool", "EndpointPool", "Cache", "Pipeline")
+        ),
+        "actions.http_templates:Lookup",
     ),
     "postgres": ("actions.postgres_settings:PostgresSettings", "actions.postgres_settings:Bounds"),
     "kubernetes": ("actions.kubernetes_settings:KubernetesSettings",),

@@ -12,12 +12,14 @@ from backends.docker_small import DockerSmall
 from backends.filesystem_tools import FilesystemTools
 from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
-from backends.nginx_server import NginxBinary
+from backends.nginx_server import HaproxyBinary, NginxBinary
 from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
 from backends.spark_server import Spark
 from backends.systemd_server import Systemd
+from backends.toxiproxy_server import Toxiproxy
+from backends.varnish_server import VarnishBinary
 
 ALL: tuple[type[Backend], ...] = (
     Docker,
@@ -35,6 +37,9 @@ ALL: tuple[type[Backend], ...] = (
     Airflow,
     Kubernetes,
     Spark,
+    HaproxyBinary,
+    VarnishBinary,
+    Toxiproxy,
 )
 NAMES = tuple(backend.name for backend in ALL)
 FIXTURE_MODULES = [
@@ -49,4 +54,5 @@ FIXTURE_MODULES = [
     "backends.kubernetes_fixtures",
     "backends.kubernetes_scenes",
     "backends.spark_fixtures",
+    "backends.toxiproxy_fixtures",
 ]

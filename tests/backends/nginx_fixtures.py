@@ -1,4 +1,4 @@
-"""Fixtures on nginx and HAProxy: each test starts instances of its own."""
+"""Fixtures on nginx, HAProxy and Varnish: each test starts instances of its own."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.nginx_server import Haproxy, Nginx
+from backends.varnish_server import Varnish
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,22 @@ def haproxy(haproxy_binary: str) -> Iterator[Haproxy]:
     # A socket's path may not be long.
     folder = Path(tempfile.mkdtemp(prefix="oncall-haproxy-"))
     instance = Haproxy(haproxy_binary, folder)
+    yield instance
+    instance.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def varnish_binary() -> str:
+    """The Varnish program."""
+    return os.environ["ONCALL_TEST_VARNISH_BIN"]
+
+
+@pytest.fixture
+def varnish(varnish_binary: str) -> Iterator[Varnish]:
+    """A Varnish of this test, not yet started: call `start(origin_port)`."""
+    folder = Path(tempfile.mkdtemp(prefix="oncall-varnish-"))
+    instance = Varnish(varnish_binary, folder)
     yield instance
     instance.stop()
     shutil.rmtree(folder, ignore_errors=True)

@@ -8,22 +8,21 @@ from pathlib import Path
 from backends.base import Backend, MissingBackendError, Need, about, require_command
 from backends.processes import Server, accepts_connections, free_port
 
-PURGE_MODULE = "/usr/lib/nginx/modules/ngx_http_cache_purge_module.so"
 READY_SECONDS = 10.0
 
 
 class NginxBinary(Backend):
-    """The nginx program with its purge module, for tests to start with a configuration of their own."""
+    """The nginx program, for tests to start with a configuration of their own."""
 
     name = "nginx"
     fixture = "nginx_binary"
-    needs = (Need("nginx-light", "nginx"), Need("libnginx-mod-http-cache-purge", PURGE_MODULE))
+    needs = (Need("nginx-light", "nginx"),)
     variables = ("ONCALL_TEST_NGINX_BIN",)
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Find it; nothing is started here."""
         program = require_command("nginx")
-        return {"ONCALL_TEST_NGINX_BIN": program, **about(self.name, _said(program, "-v"))}
+        return {"ONCALL_TEST_NGINX_BIN": program, **about(self.name, said(program, "-v"))}
 
 
 class HaproxyBinary(Backend):
@@ -37,7 +36,7 @@ class HaproxyBinary(Backend):
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Find it; nothing is started here."""
         program = require_command("haproxy")
-        return {"ONCALL_TEST_HAPROXY_BIN": program, **about(self.name, _said(program, "-v"))}
+        return {"ONCALL_TEST_HAPROXY_BIN": program, **about(self.name, said(program, "-v"))}
 
 
 class Nginx:
@@ -80,7 +79,7 @@ class Nginx:
         temporary = " ".join(f"{name}_temp_path {self.folder}/{name}_temp;" for name in paths)
         user = "user root;" if self._user is None and os.geteuid() == 0 else ""
         return (
-            f"load_module {PURGE_MODULE};\n{user}\ndaemon off;\nworker_processes 1;\npid {self.pid_path};\n"
+            f"{user}\ndaemon off;\nworker_processes 1;\npid {self.pid_path};\n"
             f"events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{temporary}\n{http}\n}}\n"
         )
 
@@ -126,7 +125,8 @@ def _give(folder: Path, user: int) -> None:
         os.chown(path, user, user)
 
 
-def _said(program: str, flag: str) -> str:
+def said(program: str, flag: str) -> str:
+    """What a program says of its version under this flag: the first line."""
     try:
         said = subprocess.run([program, flag], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError) as error:
