@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from actions.app_monitoring import Monitoring, ask
 from oncall_agent.contract import (
     ActionContext,
     Check,
@@ -15,10 +19,14 @@ from oncall_agent.contract import (
     SecretRef,
     Signals,
     Target,
+    TransientError,
 )
-from oncall_agent.contract.http import HttpAnswer, SafeHttp, host_of
+from oncall_agent.contract.http import HttpAnswer, RefusedError, SafeHttp, host_of
 from oncall_agent.contract.secret import resolve
 from oncall_agent.models import JsonObject
+
+_PAUSE_SECONDS = 0.1
+_OWN_SHARE = 0.6
 
 
 class AppSettings(BaseModel):
@@ -30,6 +38,10 @@ class AppSettings(BaseModel):
     """For one read; a change may take until the action's deadline."""
     token: SecretRef | None = None
     """Bearer token for every app, by reference."""
+    read_retries: int = Field(2, ge=0, le=5)
+    """So often a read is repeated when the connection fails, inside the same time; changes are repeated by the runner."""
+    monitoring: Monitoring | None = None
+    """Asked when an app's domain does not answer; without it such an app is down."""
 
 
 class AppAddress(BaseModel):
@@ -71,8 +83,55 @@ class AppClient:
         self.http = SafeHttp()
 
     async def read(self, url: str, timeout_seconds: float) -> HttpAnswer:
-        """GET it, whatever the status."""
-        return await self._send("GET", url, timeout_seconds)
+        """GET it, whatever the status; a connection that fails is tried again while there is time.
+
+        Raises:
+            TransientError: as `SafeHttp.send`, of the last try.
+        """
+        end = time.monotonic() + timeout_seconds
+        for number in range(self.settings.read_retries):
+            try:
+                return await self._send("GET", url, end - time.monotonic())
+            except TransientError as error:
+                pause = _PAUSE_SECONDS * 2**number
+                # Nothing listens there: asking again at once tells nothing new.
+                if isinstance(error, RefusedError) or end - time.monotonic() <= pause:
+                    raise
+                await asyncio.sleep(pause)
+        return await self._send("GET", url, max(0.001, end - time.monotonic()))
+
+    def share(self, timeout_seconds: float) -> float:
+        """Give the part of the time that the app itself may take, so that monitoring can be asked as well."""
+        return timeout_seconds * _OWN_SHARE if self.settings.monitoring else timeout_seconds
+
+    async def seen(self, target: Target, timeout_seconds: float) -> dict[str, float]:
+        """Give what monitoring knows, empty when there is none or it does not answer."""
+        if self.settings.monitoring is None:
+            return {}
+        try:
+            return await ask(self.http, self.settings.monitoring, target.name, timeout_seconds)
+        except TransientError:
+            return {}
+
+    async def status(self, target: Target, timeout_seconds: float) -> dict[str, Any]:
+        """Give the app's own status; when its domain does not answer, what its supervisor and monitoring say.
+
+        Raises:
+            TransientError: nobody answers.
+            PermanentError: the app answers something that is no status.
+        """
+        end = time.monotonic() + timeout_seconds
+        try:
+            answer = await self.read(address_of(target).status, self.share(timeout_seconds))
+        except RefusedError:
+            raise
+        except TransientError:
+            seen = await self.seen(target, end - time.monotonic())
+            if not seen or seen["up"] <= 0:
+                raise
+            deployed = await self.state(target, "/deploy", max(0.05, end - time.monotonic()))
+            return as_status(deployed, seen)
+        return object_of(answer.check((200,)))
 
     async def state(self, target: Target, path: str, timeout_seconds: float) -> dict[str, Any]:
         """GET a JSON object from the control side."""
@@ -130,6 +189,14 @@ def judge(
     if signals.memory is not None and signals.memory > params.max_memory:
         return Check(ok=False, reason=f"memory {signals.memory:.2f} of the limit", facts=facts)
     return Check(ok=True, facts=facts)
+
+
+def as_status(deployed: JsonObject, seen: Mapping[str, float]) -> dict[str, Any]:
+    """Give what the supervisor and monitoring know in the form of an app's own status."""
+    known = {name: deployed[name] for name in ("version", "replicas", "started_at") if name in deployed}
+    memory = {"memory_bytes": seen["memory"], "memory_limit_bytes": 1.0} if "memory" in seen else {}
+    rest = {name: value for name, value in seen.items() if name not in ("up", "memory")}
+    return {**known, **rest, **memory, "source": "monitoring"}
 
 
 def signals_of(status: JsonObject, elapsed_seconds: float) -> Signals:

@@ -1,4 +1,4 @@
-"""The apps as something to validate: what they grant us, and the three ways in which a sandbox is made sick.
+"""The apps as something to validate: what they grant us, and the ways in which a sandbox is made sick.
 
 A drill needs an app that speaks `POST /break`, as the demo's patients do; no app in use should.
 """
@@ -26,6 +26,7 @@ from oncall_agent.contract.http import host_of
 from oncall_agent.models import JsonObject
 
 _VERBS = {
+    "app.deploy": ("POST /deploy",),
     "app.restart": ("POST /restart",),
     "app.rollback_deploy": ("POST /deploy",),
     "app.scale_up": ("POST /deploy",),
@@ -37,6 +38,8 @@ class _AppDrill(Drill):
     """A fault of the named sandbox app, by its own word."""
 
     fault: ClassVar[str]
+    cure: ClassVar[str] = ""
+    """The fault that ends this one, when a restart does not."""
 
     def __init__(self, settings: JsonObject, sandbox: JsonObject) -> None:
         super().__init__(settings, sandbox)
@@ -49,7 +52,11 @@ class _AppDrill(Drill):
         await self._app.http.__aenter__()
         deployed = await self._app.state(self._target, "/deploy", ctx.seconds_left)
         self._version = str(deployed.get("version"))
-        return Trial(self._target, {"hold_seconds": 0.5}, {"version": self._version})
+        return Trial(self._target, {"hold_seconds": 0.5, **self.params()}, {"version": self._version})
+
+    def params(self) -> dict[str, Any]:
+        """Give what the action needs besides."""
+        return {}
 
     async def inject(self, ctx: SystemContext, trial: Trial) -> None:
         """Ask the app to fall ill."""
@@ -69,6 +76,8 @@ class _AppDrill(Drill):
         if self._version is None:
             return
         try:
+            if self.cure:
+                await self._post(ctx, "/break", {"fault": self.cure})
             deployed = await self._app.state(self._target, "/deploy", ctx.seconds_left)
             if deployed.get("version") != self._version:
                 await self._post(ctx, "/deploy", {"version": self._version})
@@ -126,11 +135,31 @@ class Crash(_AppDrill):
     spec = _spec("crash", "app.restart", "service_crash_handling", "The sandbox app's process dies.")
 
 
+class BadRelease(_AppDrill):
+    """The same, healed by deploying the version that was good."""
+
+    fault = "db_timeouts"
+    spec = _spec(
+        "bad_release", "app.deploy", "bad_release", "The sandbox app gets a version whose queries time out."
+    )
+
+    def params(self) -> dict[str, Any]:
+        """Name the good version; the drill itself has just deployed."""
+        return {"version": self._version, "quiet_seconds": 0.0}
+
+
+class Overload(_AppDrill):
+    """More traffic than one replica bears."""
+
+    fault, cure = "overload", "none"
+    spec = _spec("overload", "app.scale_up", "saturation", "The sandbox app gets more traffic than it bears.")
+
+
 class AppSystem(System):
     """HTTP apps; each is asked by its own drill."""
 
     name = "app"
-    drills = (DatabaseTimeouts, MemoryClimb, Crash)
+    drills = (DatabaseTimeouts, MemoryClimb, Crash, BadRelease, Overload)
 
     async def inspect(self, ctx: SystemContext, actions: Sequence[str]) -> Inspection | None:
         """Give None: there is no one app to ask."""

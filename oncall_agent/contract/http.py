@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from errno import ECONNREFUSED
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +31,10 @@ _MAX_RETRY_AFTER = 3600.0
 
 class SentError(TransientError):
     """The request left, the answer did not come: whether the server acted is unknown."""
+
+
+class RefusedError(TransientError):
+    """The host answers that nothing listens there: whoever should is down, for certain."""
 
 
 class UnresolvedError(TransientError):
@@ -246,6 +251,8 @@ def _place(method: str, url: URL) -> str:
 def _mapped(error: Exception, place: str, timeout_seconds: float) -> TransientError | PermanentError:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return UnresolvedError(f"{place}: the host name is not known")
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == ECONNREFUSED:
+        return RefusedError(f"{place}: can't connect")
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         return TransientError(f"{place}: can't connect")
     if isinstance(error, TimeoutError):

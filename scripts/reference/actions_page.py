@@ -16,7 +16,7 @@ _FOLDERS = tuple(
 )
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "airflow": ("actions.airflow_settings:AirflowSettings",),
-    "app": ("actions.app_client:AppSettings",),
+    "app": ("actions.app_client:AppSettings", "actions.app_monitoring:Monitoring"),
     "disk": _FOLDERS,
     "docker": ("actions.docker_settings:DockerSettings",),
     "escalate": ("actions.escalate:EscalateSettings",),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from actions.app import Restart, RollbackDeploy, ScaleUp
+from actions.app_deploy import Deploy
 from actions.docker import RestartContainer, StartOrUnpause
 from actions.docker_image import RecreateWithImage
 from actions.docker_limits import UpdateLimits
@@ -56,7 +57,9 @@ async def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield Worlds(patient, engine, apprise, clock, tmp_path)
 
 
-def app(worlds: Worlds, kind: type[Executor], sickness: str) -> Harness:
+def app(
+    worlds: Worlds, kind: type[Executor], sickness: str, params: dict[str, object] | None = None
+) -> Harness:
     patient = worlds.patient
 
     async def make_sick() -> None:
@@ -91,6 +94,7 @@ def app(worlds: Worlds, kind: type[Executor], sickness: str) -> Harness:
         hang=hang,
         release=release,
         secret=SECRET,
+        params=params or {},
         clock=worlds.clock,
     )
 
@@ -253,6 +257,7 @@ def wait(_worlds: Worlds) -> Harness:
 
 
 HARNESSES = {
+    "app.deploy": lambda worlds: app(worlds, Deploy, "bad version", {"version": "1.0.0", "quiet_seconds": 0}),
     "app.restart": lambda worlds: app(worlds, Restart, "down"),
     "app.rollback_deploy": lambda worlds: app(worlds, RollbackDeploy, "bad version"),
     "app.scale_up": lambda worlds: app(worlds, ScaleUp, "overload"),

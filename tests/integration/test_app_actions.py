@@ -12,7 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from actions.app import AppProber, Restart, RollbackDeploy, ScaleUp
+from actions.app import Restart, RollbackDeploy, ScaleUp
+from actions.app_deploy import Deploy
+from actions.app_prober import AppProber
 from oncall_agent.contract import (
     ActionContext,
     Executor,
@@ -204,6 +206,35 @@ async def test_diagnose_brings_the_apps_log(patient: Patient) -> None:
     async with Restart({}) as executor:
         found = await executor.diagnose(attempt(Restart, patient))
     assert any("segmentation fault" in line for line in found["logs"])
+
+
+async def test_deploying_the_good_version_heals_and_is_undone(patient: Patient) -> None:
+    await patient.post("/break", fault="db_timeouts")
+    params = {"version": "1.0.0", "quiet_seconds": 0.0}
+    ctx = attempt(Deploy, patient, **params)
+    async with Deploy({}) as executor, Deploy({}) as other:
+        busy = await executor.precheck(attempt(Deploy, patient, version="1.0.0"))
+        assert (busy.ok, "somebody has deployed" in busy.reason) == (False, True), busy
+        assert (await executor.precheck(ctx)).ok
+        receipt = await executor.execute(ctx)
+        repeated = await other.execute(ctx)
+        assert (receipt.facts["version"], repeated.facts["version"]) == ("1.1.0", "1.1.0")
+        verified = await executor.verify(ctx, receipt)
+        assert verified.ok, verified
+        done = await executor.precheck(ctx)
+        assert (done.ok, done.reason) == (False, "that version is deployed")
+        for _ in range(2):
+            assert (await other.rollback(ctx, receipt)).ok
+    assert (await patient.get("/deploy"))["version"] == "1.1.0"
+
+
+@pytest.mark.parametrize("kind", [Deploy, Restart, RollbackDeploy, ScaleUp])
+async def test_a_protected_app_is_left_alone(kind: type[Executor]) -> None:
+    target = Target("checkout", "http_app", address={"url": "http://127.0.0.1:1"}, protected=True)
+    params = kind.spec.params.model_validate({"version": "1.0.0"} if kind is Deploy else {})
+    async with kind({}) as executor:
+        check = await executor.precheck(context_for(params, target, clock=clock))
+    assert (check.ok, check.reason) == (False, "the target is protected")
 
 
 async def test_prober_is_blind_when_the_host_name_is_unknown() -> None:

@@ -65,19 +65,23 @@ async def validate(folder: Path, *arguments: str, **groups: Any) -> Ran:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_the_three_failure_scenarios_of_an_app_are_healed_for_real(tmp_path, patient):
+async def test_the_failure_scenarios_of_an_app_are_healed_for_real(tmp_path, patient):
     ran = await validate(
         tmp_path, backends={"app": {}}, validation={"environment": "staging", "sandboxes": {"app": patient}}
     )
     assert ran.verdicts("drill") == {
+        "app.bad_release": "passed",
         "app.crash": "passed",
         "app.database_timeouts": "passed",
         "app.memory_climb": "passed",
+        "app.overload": "passed",
     }, ran.output
     assert (ran.code, ran.report["verdict"]) == (0, "passed")
     assert {found["scenario"] for found in ran.report["findings"] if found["scenario"]} == {
+        "bad_release",
         "database_timeout_recovery",
         "high_memory_response",
+        "saturation",
         "service_crash_handling",
     }
     assert {found["id"] for found in ran.report["findings"]} <= {line.get("check_id") for line in ran.log}
