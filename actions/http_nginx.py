@@ -107,11 +107,11 @@ class Nginx(Balancer):
             if name not in lines:
                 raise PermanentError(f"the pool has no member {name!r}")
             after = rewritten(before, name, share)
-            if lines[name].share == parsed(after)[name].share and not await self.is_in_use(ctx):
+            if lines[name].share == parsed(after)[name].share and not await self.unused_reason(ctx):
                 return
             await self._replaced(ctx, before, after)
 
-    async def is_in_use(self, ctx: ActionContext) -> str:
+    async def unused_reason(self, ctx: ActionContext) -> str:
         """Compare the workers' age with the file's."""
         return await ctx.run_blocking(_stale, self._pool)
 
@@ -130,7 +130,7 @@ class Nginx(Balancer):
             # Also when the deadline cuts in: a file that was never taken into use must not be found by a restart.
             _replace(self._pool.include, before)
             raise
-        while await self.is_in_use(ctx):
+        while await self.unused_reason(ctx):
             if ctx.seconds_left <= 0:
                 raise TransientError("nginx does not take the change into use in time")
             await ctx.clock.sleep(0.02)

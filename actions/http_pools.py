@@ -58,13 +58,9 @@ class Balancer(ABC):
     async def write(self, ctx: ActionContext, name: str, share: Share, key: str) -> None:
         """Put one member's share into effect; the same once more changes nothing."""
 
-    async def is_in_use(self, ctx: ActionContext) -> str:
+    async def unused_reason(self, ctx: ActionContext) -> str:
         """Give the reason why what is written down is not in use, or an empty text."""
         return ""
-
-    @abstractmethod
-    async def version(self, ctx: ActionContext) -> str:
-        """Say what answers."""
 
 
 def member_of(members: Members, name: str) -> Member:

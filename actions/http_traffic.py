@@ -8,7 +8,7 @@ from cachetools import LRUCache
 from pydantic import Field
 
 from actions.http_declared import EndpointPool, HaproxyPool, NginxPool
-from actions.http_executor import HttpExecutor, declared, picked
+from actions.http_executor import HttpExecutor, declared
 from actions.http_haproxy import Haproxy
 from actions.http_nginx import Nginx
 from actions.http_pools import (
@@ -76,10 +76,6 @@ class Endpoints(Balancer):
         call, secrets = self._pool.write, self._pool.secret_headers
         (await self._executor.send(ctx, call, secrets, values, key=key)).check(call.expect_status)
 
-    async def version(self, ctx: ActionContext) -> str:
-        """Requests tell none."""
-        return str(picked("version", await self._executor.read(ctx, self._pool.read, {})) or "")
-
 
 class _TrafficExecutor(HttpExecutor):
     def __init__(self, settings: JsonObject) -> None:
@@ -135,7 +131,7 @@ class _TrafficExecutor(HttpExecutor):
         facts: dict[str, Any] = {**facts_of(members), "before": before.facts(), "wanted": wanted.facts()}
         if ctx.dry_run:
             return Receipt(self.spec.id, ctx.clock.now(), facts, planned=True)
-        if before.effective != wanted.effective or await balancer.is_in_use(ctx):
+        if before.effective != wanted.effective or await balancer.unused_reason(ctx):
             reason = refusal(members, ctx.params.member, wanted, self.conf.pools[ctx.params.pool].min_healthy)
             if reason and before.effective != wanted.effective:
                 raise PermanentError(reason)
@@ -154,7 +150,7 @@ class _TrafficExecutor(HttpExecutor):
             members = await balancer.read(ctx)
             now = member_of(members, ctx.params.member).share
             seen = judged(members, ctx.params.member, wanted_share(now, self.weight(ctx)))
-            stale = await balancer.is_in_use(ctx) if seen.ok else ""
+            stale = await balancer.unused_reason(ctx) if seen.ok else ""
             return Check(ok=seen.ok and not stale, reason=seen.reason or stale, facts=seen.facts)
 
         return await self.settled(ctx, change, pool.symptom, pool.secret_headers)
