@@ -4,8 +4,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from backends.base import Backend, MissingBackendError
 from backends.catalogue import ALL, NAMES
 
 MISSING_PREFIX = "ONCALL_TEST_MISSING_"
+PROGRESS_SECONDS = 15.0
+"""So often, while nothing else is to be told, the names of those that are still being made."""
 NOT_PROVISIONED = "not provisioned (scripts/test starts it)"
 
 
@@ -30,11 +32,17 @@ class Provisioned:
 class Provisioner:
     """Installs, starts and stops a set of backends; `stop` is safe to call at any time."""
 
-    def __init__(self, names: Iterable[str], cache: Path, show: Callable[[Provisioned], None]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        cache: Path,
+        show: Callable[[Provisioned], None],
+        waiting: Callable[[Sequence[str]], None] = lambda names: None,
+    ) -> None:
         wanted = with_dependencies(names)
         self._backends: list[Backend] = [kind() for kind in ALL if kind.name in wanted]
         self._cache = cache
-        self._show = show
+        self._show, self._waiting = show, waiting
         self._folder = Path(tempfile.mkdtemp(prefix="oncall-test-"))
         self._folder.chmod(0o711)
 
@@ -67,8 +75,17 @@ class Provisioner:
             for backend in self._backends:  # those it depends on come before it, see catalogue.ALL
                 before = [pending[name] for name in backend.depends_on]
                 pending[backend.name] = pool.submit(self._start_one, backend, before)
-            results = [self._shown(done.result()) for done in as_completed(pending.values())]
+            results = list(self._finished(pending))
         return sorted(results, key=lambda result: NAMES.index(result.name))
+
+    def _finished(self, pending: Mapping[str, "Future[Provisioned]"]) -> Iterator[Provisioned]:
+        """Give each as it ends; tell now and then which ones are still being made."""
+        running = set(pending.values())
+        while running:
+            ended, running = wait(running, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
+            yield from (self._shown(one.result()) for one in ended)
+            if running and not ended:
+                self._waiting([name for name, one in pending.items() if one in running])
 
     def stop(self) -> None:
         """Stop all of them and remove their files."""

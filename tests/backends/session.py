@@ -33,7 +33,7 @@ def run(*, with_backends: bool, pytest_arguments: Sequence[str]) -> int:
         return 2
     if not with_backends:
         return Pytest(private_env.python(), pytest_arguments, os.environ).run()
-    provisioner = Provisioner(NAMES, cache_root(), show)
+    provisioner = Provisioner(NAMES, cache_root(), show, show_waiting)
     with _interruptible():
         try:
             return _run_with(provisioner, pytest_arguments)
@@ -160,6 +160,11 @@ def show(result: Provisioned) -> None:
     """One line of progress."""
     state = "ready" if result.missing is None else f"missing: {result.missing}"
     say(f"{result.name:<14} {result.seconds:6.1f} s  {state}")
+
+
+def show_waiting(names: Sequence[str]) -> None:
+    """Say what is still being made; the first time it may take minutes."""
+    say(f"... still starting: {', '.join(names)}")
 
 
 def say(text: str) -> None:
