@@ -115,7 +115,7 @@ class FakeDocker:
         """Give an image that is on the host."""
         self._answer()
         if reference not in self.images:
-            raise _not_found("image")
+            raise not_found("image")
         return {"Id": self.images[reference], "Config": {"Env": ["PATH=/bin"], "Labels": None}}
 
     def logs(self, name: str, **_more: Any) -> bytes:
@@ -173,7 +173,7 @@ class FakeDocker:
 
         def renamed(one: FakeContainer) -> None:
             if new_name in self.containers_by_name:
-                raise _conflict(f"the name {new_name} is taken")
+                raise conflict(f"the name {new_name} is taken")
             self.containers_by_name[new_name] = self.containers_by_name.pop(one.name)
             one.name = new_name
 
@@ -184,7 +184,7 @@ class FakeDocker:
 
         def removed(one: FakeContainer) -> None:
             if one.status == "running" and not force:
-                raise _conflict("the container runs")
+                raise conflict("the container runs")
             del self.containers_by_name[one.name]
 
         self._change("remove", name, removed)
@@ -193,7 +193,7 @@ class FakeDocker:
         """Create, not started."""
         self._answer()
         if name in self.containers_by_name:
-            raise _conflict(f"the name {name} is taken")
+            raise conflict(f"the name {name} is taken")
         host = config["HostConfig"]
         one = FakeContainer(
             name, image=config["Image"], status="created", health="healthy", memory=host["Memory"]
@@ -239,7 +239,7 @@ class FakeDocker:
         for one in self.containers_by_name.values():
             if name in (one.name, one.id):
                 return one
-        raise _not_found("container")
+        raise not_found("container")
 
     def _answer(self) -> None:
         self.hold.wait(_HOLD_SECONDS)
@@ -277,11 +277,13 @@ def _inspected(one: FakeContainer) -> dict[str, Any]:
     }
 
 
-def _not_found(what: str) -> Exception:
+def not_found(what: str) -> Exception:
+    """Give the library's own error for something that is not there."""
     return _error("NotFound", 404, f"No such {what}")
 
 
-def _conflict(text: str) -> Exception:
+def conflict(text: str) -> Exception:
+    """Give the library's own error for something that does not fit."""
     return _error("APIError", 409, text)
 
 

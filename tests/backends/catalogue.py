@@ -17,6 +17,7 @@ from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
 from backends.spark_server import Spark
+from backends.swarm_server import Swarm
 from backends.systemd_server import Systemd
 from backends.toxiproxy_server import Toxiproxy
 from backends.varnish_server import VarnishBinary
@@ -25,6 +26,7 @@ ALL: tuple[type[Backend], ...] = (
     Docker,
     FilesystemTools,
     DockerSmall,
+    Swarm,
     NginxBinary,
     Redis,
     Postgres,
@@ -50,6 +52,7 @@ FIXTURE_MODULES = [
     "backends.redis_fixtures",
     "backends.sql_fixtures",
     "backends.docker_fixtures",
+    "backends.swarm_fixtures",
     "backends.nginx_fixtures",
     "backends.kubernetes_fixtures",
     "backends.kubernetes_scenes",
