@@ -119,7 +119,7 @@ class PostgresDrill(Drill):
         """Wait until the fault is seen and old enough for the action."""
         while ctx.seconds_left > 0:
             found = await self.ask(ctx, _SESSIONS, self.name)
-            if self.complaint(found) and found["age"] > YOUNG_SECONDS:
+            if self.complaint(found) and found["age"] > 2 * YOUNG_SECONDS:
                 return
             await ctx.clock.sleep(POLL_SECONDS)
         raise TransientError("the fault was not seen in time")

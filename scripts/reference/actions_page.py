@@ -32,6 +32,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
         ),
         "actions.http_templates:Lookup",
     ),
+    "mysql": ("actions.mysql_settings:MySQLSettings", "actions.mysql_settings:VariableBounds"),
     "postgres": ("actions.postgres_settings:PostgresSettings", "actions.postgres_settings:Bounds"),
     "kubernetes": ("actions.kubernetes_settings:KubernetesSettings",),
     "prometheus": ("actions.probes:ProbeSettings",),
@@ -77,6 +78,11 @@ ADDRESSES = (
     ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
     ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
     ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
+    (
+        "`mysql_server`",
+        "`host`, `port`",
+        "Of another server than `backends.mysql` says; the account is the same.",
+    ),
     ("`postgres_database`", "`database`", "Name of the database."),
     (
         "`postgres_database`",

@@ -13,6 +13,7 @@ from backends.filesystem_tools import FilesystemTools
 from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
 from backends.nginx_server import HaproxyBinary, NginxBinary
+from backends.mysql_server import MySQL
 from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
@@ -32,6 +33,7 @@ ALL: tuple[type[Backend], ...] = (
     Postgres,
     PostgresSick,
     MariaDB,
+    MySQL,
     AlertmanagerBinary,
     PrometheusBinary,
     Chromium,

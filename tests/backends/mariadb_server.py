@@ -1,12 +1,16 @@
 """MariaDB on loopback: a source with binary logs, and a real replica of it."""
 
 import os
+import shutil
 import signal
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pymysql  # type: ignore[import-untyped]
+import pymysql.connections  # type: ignore[import-untyped]
+import pymysql.cursors  # type: ignore[import-untyped]
 
 from backends.base import Backend, MissingBackendError, Need, about, require_command
 from backends.processes import Server, free_port, run_quietly, version_of, wait_until
@@ -14,6 +18,15 @@ from backends.processes import Server, free_port, run_quietly, version_of, wait_
 ROOT_PASSWORD = "maria-root-42"
 COPY_PASSWORD = "maria-copy-42"
 START_SECONDS = 60.0
+
+
+class Connection(pymysql.connections.Connection):  # type: ignore[misc]
+    """TLS when the server has it, without reading all the machine's CAs for each connection."""
+
+    def _create_ssl_ctx(self, _: object) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Way:
 
     def ask(self, *statements: str) -> list[dict[str, object]]:
         """Carry out statements one by one; give the rows of the last."""
-        connection = pymysql.connect(
+        connection = Connection(
             host="127.0.0.1",
             port=self.port,
             user="root",
@@ -44,8 +57,8 @@ class Way:
 class MariaServer:
     """One mariadbd; `root` has a password, and every option can be given."""
 
-    def __init__(self, folder: Path, number: int, **options: str) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, template: Path, number: int, **options: str) -> None:
+        self.folder, self.port, self._template = folder, free_port(), template
         self._options = {"server-id": str(number), **options}
         self._server: Server | None = None
 
@@ -62,13 +75,12 @@ class MariaServer:
         return self._server.pid
 
     def start(self) -> None:
-        """Make its files and start it."""
+        """Copy its files from the template and start it."""
         files = self.folder / "files"
-        user = f"--user={'root' if os.geteuid() == 0 else os.environ.get('USER', 'mysql')}"
-        make = [require_command("mariadb-install-db"), "--no-defaults", user, f"--datadir={files}"]
-        run_quietly([*make, "--auth-root-authentication-method=normal", "--skip-test-db"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self._template, files)
         options = [f"--{name}={value}" if value else f"--{name}" for name, value in self._options.items()]
-        self._server = Server("mariadb", [*self._command(files, user), *options], folder=self.folder)
+        self._server = Server("mariadb", [*self._command(files), *options], folder=self.folder)
         self._server.start(lambda: answers(Way(self.port, "")), timeout_seconds=START_SECONDS)
         Way(self.port, "").ask(
             f"ALTER USER root@localhost IDENTIFIED BY '{ROOT_PASSWORD}'",
@@ -90,11 +102,11 @@ class MariaServer:
         if self._server is not None:
             self._server.stop()
 
-    def _command(self, files: Path, user: str) -> list[str]:
+    def _command(self, files: Path) -> list[str]:
         return [
             require_command("mariadbd"),
             "--no-defaults",
-            user,
+            _user(),
             f"--datadir={files}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
@@ -106,6 +118,18 @@ class MariaServer:
             "--performance-schema=OFF",
             "--skip-name-resolve",
         ]
+
+
+def make_template(folder: Path) -> Path:
+    """Make the files of an empty server, so that each server of a test only copies them; give their folder."""
+    template = folder / "template"
+    make = [require_command("mariadb-install-db"), "--no-defaults", _user(), f"--datadir={template}"]
+    run_quietly([*make, "--auth-root-authentication-method=normal", "--skip-test-db"])
+    return template
+
+
+def _user() -> str:
+    return f"--user={'root' if os.geteuid() == 0 else os.environ.get('USER', 'mysql')}"
 
 
 def answers(way: Way) -> bool:
@@ -142,12 +166,15 @@ def is_replicating(replica: Way) -> bool:
 class MariaPair:
     """A source and its replica."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(self, folder: Path, template: Path, **options: str) -> None:
         self.source = MariaServer(
-            folder / "source", 1, **{"log-bin": "binlog", "plugin-load-add": "metadata_lock_info", **options}
+            folder / "source",
+            template,
+            1,
+            **{"log-bin": "binlog", "plugin-load-add": "metadata_lock_info", **options},
         )
         self.replica = MariaServer(
-            folder / "replica", 2, **{"relay-log": "relay", "slave-transaction-retries": "0"}
+            folder / "replica", template, 2, **{"relay-log": "relay", "slave-transaction-retries": "0"}
         )
 
     def start(self) -> None:
@@ -168,18 +195,24 @@ class MariaDB(Backend):
     name = "mariadb"
     fixture = "mariadb_port"
     needs = (Need("mariadb-server", "mariadbd"),)
-    variables = ("ONCALL_TEST_MARIADB_PORT", "ONCALL_TEST_MARIADB_REPLICA_PORT")
+    variables = (
+        "ONCALL_TEST_MARIADB_PORT",
+        "ONCALL_TEST_MARIADB_REPLICA_PORT",
+        "ONCALL_TEST_MARIADB_TEMPLATE",
+    )
 
     def __init__(self) -> None:
         self._pair: MariaPair | None = None
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Start both, one after the other: they fit the cores of a small machine."""
-        self._pair = MariaPair(folder)
+        template = make_template(folder)
+        self._pair = MariaPair(folder, template)
         self._pair.start()
         return {
             "ONCALL_TEST_MARIADB_PORT": str(self._pair.source.port),
             "ONCALL_TEST_MARIADB_REPLICA_PORT": str(self._pair.replica.port),
+            "ONCALL_TEST_MARIADB_TEMPLATE": str(template),
             **about(self.name, version_of(require_command("mariadbd"))),
         }
 

@@ -79,21 +79,13 @@ def mariadb_replica(mariadb_port: int) -> Way:
 
 
 @pytest.fixture
-def maria_database(mariadb: Way) -> Iterator[str]:
-    """The name of an empty database of this very test in MariaDB."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    mariadb.ask(f"CREATE DATABASE {name}")
-    yield name
-    mariadb.ask(f"DROP DATABASE {name}")
-
-
-@pytest.fixture
 def own_maria(mariadb_port: int, server_folder: Path) -> Iterator[Callable[..., MariaServer]]:
     """Starts a MariaDB for this test alone, with options of `mariadbd`."""
     servers: list[MariaServer] = []
 
     def start(**options: str) -> MariaServer:
-        server = MariaServer(server_folder / f"maria-{len(servers)}", 10 + len(servers), **options)
+        template = Path(os.environ["ONCALL_TEST_MARIADB_TEMPLATE"])
+        server = MariaServer(server_folder / f"maria-{len(servers)}", template, 10 + len(servers), **options)
         servers.append(server)
         server.start()
         return server
@@ -106,9 +98,21 @@ def own_maria(mariadb_port: int, server_folder: Path) -> Iterator[Callable[..., 
 @pytest.fixture
 def own_maria_pair(mariadb_port: int, server_folder: Path) -> Iterator[MariaPair]:
     """A MariaDB source and its replica for this test alone."""
-    pair = MariaPair(server_folder)
+    pair = MariaPair(server_folder, Path(os.environ["ONCALL_TEST_MARIADB_TEMPLATE"]))
     try:
         pair.start()
         yield pair
     finally:
         pair.stop()
+
+
+@pytest.fixture(scope="session")
+def mysql_port() -> int:
+    """The port of the MySQL source."""
+    return int(os.environ["ONCALL_TEST_MYSQL_PORT"])
+
+
+@pytest.fixture(scope="session")
+def mysql_replica_port(mysql_port: int) -> int:
+    """The port of its replica."""
+    return int(os.environ["ONCALL_TEST_MYSQL_REPLICA_PORT"])
