@@ -38,6 +38,7 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "prometheus": ("actions.probes:ProbeSettings",),
     "swarm": ("actions.swarm_engine:SwarmSettings",),
     "systemd": ("actions.systemd_bus:SystemdSettings",),
+    "mongodb": ("actions.mongodb_client:MongoSettings", "actions.mongodb_client:Deployment"),
     "redis": ("actions.redis_client:RedisSettings", "actions.redis_client:RedisServer"),
     "spark": ("actions.spark_settings:SparkSettings", "actions.spark_settings:Submission"),
     "tcp": (),
@@ -76,6 +77,8 @@ ADDRESSES = (
     ("`swarm_service`", "`service`", "Name or id of a service."),
     ("`swarm_node`", "`node`", "Id or host name of a node."),
     ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
+    ("`mongodb_deployment`", "`deployment`", "Name of a deployment under `backends.mongodb.deployments`."),
+    ("`mongodb_deployment`", "`member`", "`host:port` of one of its hosts; default: the one that takes writes."),
     ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
     ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
     (

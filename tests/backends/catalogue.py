@@ -9,6 +9,7 @@ from backends.base import Backend
 from backends.chromium import Chromium
 from backends.docker_engine import Docker
 from backends.docker_small import DockerSmall
+from backends.ferretdb_server import FerretDB
 from backends.filesystem_tools import FilesystemTools
 from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
@@ -34,6 +35,7 @@ ALL: tuple[type[Backend], ...] = (
     PostgresSick,
     MariaDB,
     MySQL,
+    FerretDB,
     AlertmanagerBinary,
     PrometheusBinary,
     Chromium,
@@ -60,4 +62,5 @@ FIXTURE_MODULES = [
     "backends.kubernetes_scenes",
     "backends.spark_fixtures",
     "backends.toxiproxy_fixtures",
+    "backends.mongodb_fixtures",
 ]
