@@ -145,7 +145,7 @@ class Drain(NodeExecutor):
         others = [one for one in nodes if one["metadata"]["name"] != node["metadata"]["name"]]
         missing = unplaced(rooms_of(others, pods, {}), [requests_of(pod["spec"]) for pod in own])
         no_room = f"the other nodes have no room for {missing} of {len(own)} pods" if missing else ""
-        return protection(own, settings) or _unsafe(found) or no_room
+        return protection(own, settings) or _unsafe(found) or _homeless(own, others, pods) or no_room
 
     async def _closed_budget(self, ctx: ActionContext, found: list[Evictable]) -> str:
         for namespace in sorted({one.namespace for one in found}):
@@ -167,6 +167,15 @@ class Drain(NodeExecutor):
             if ready < wanted:
                 return f"{ready} of {wanted} pods of {owner['kind']} {owner['name']} are ready"
         return ""
+
+
+def _homeless(own: list[Json], others: list[Json], pods: list[Json]) -> str:
+    """Give the pod that no other node may take: its node selector, or a taint, keeps it here."""
+    for pod in own:
+        need = requests_of(pod["spec"])
+        if not any(room.holds(need) for room in rooms_of(others, pods, pod["spec"])):
+            return f"no other node can take {pod['metadata']['namespace']}/{pod['metadata']['name']}"
+    return ""
 
 
 def _unsafe(found: list[Evictable]) -> str:

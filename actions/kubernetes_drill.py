@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from actions.kubernetes_api import Clusters, MissingError
-from actions.kubernetes_objects import api_version, path_of, selector_of, statuses_of, trouble_of
+from actions.kubernetes_objects import api_version, path_of, restarts_of, selector_of, statuses_of, trouble_of
 from actions.kubernetes_prober import is_sick
 from actions.kubernetes_reader import KIND
 from actions.kubernetes_workload import complaint
@@ -183,7 +183,8 @@ class KubernetesDrill(Drill):
 
         async def is_one_sick(ctx: SystemContext) -> bool:
             workload = await self.ask(ctx, "GET", path_of("Deployment", self.namespace, self.name))
-            return any(is_sick(trouble_of(pod)) for pod in await self.pods(ctx, workload))
+            pods = await self.pods(ctx, workload)
+            return any(is_sick(trouble_of(pod)) or restarts_of([pod]) for pod in pods)
 
         await self.until_so(ctx, is_one_sick)
 

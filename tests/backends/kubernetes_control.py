@@ -117,7 +117,7 @@ class Keys:
 
 
 def apiserver(program: str, folder: Path, keys: Path, etcd_url: str, port: int) -> Server:
-    """An API server on this port, not yet started; several may stand before one etcd."""
+    """An API server on this port, not yet started."""
     accounts = str(keys / "sa.key")
     argv = [
         program,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.kubernetes_control import Access, apiserver
+from backends.kubernetes_control import Access
 from backends.kubernetes_world import World
-from backends.processes import Server, free_port
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +49,3 @@ def world(kubernetes_access: Access, kubernetes_image: str) -> Iterator[World]:
     kubernetes_access.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     yield found
     found.close()
-
-
-@pytest.fixture
-def own_apiserver(kubernetes_keys: Path, tmp_path: Path) -> Iterator[tuple[Server, Access]]:
-    """A second API server on the same state, not yet started: a test may stop and start it."""
-    port, folder = free_port(), tmp_path / "apiserver"
-    folder.mkdir()
-    program, etcd = os.environ["ONCALL_TEST_KUBERNETES_APISERVER"], os.environ["ONCALL_TEST_KUBERNETES_ETCD"]
-    server = apiserver(program, folder, kubernetes_keys, etcd, port)
-    admin = os.environ["ONCALL_TEST_KUBERNETES_ADMIN"]
-    yield server, Access(f"https://127.0.0.1:{port}", kubernetes_keys / "ca.crt", admin)
-    server.stop()

@@ -37,8 +37,6 @@ class Kubernetes(Backend):
         "ONCALL_TEST_KUBERNETES_KEYS",
         "ONCALL_TEST_KUBERNETES_ADMIN",
         "ONCALL_TEST_KUBERNETES_NOBODY",
-        "ONCALL_TEST_KUBERNETES_ETCD",
-        "ONCALL_TEST_KUBERNETES_APISERVER",
         "ONCALL_TEST_KUBERNETES_IMAGE",
     )
 
@@ -67,7 +65,7 @@ class Kubernetes(Backend):
         for node in self._nodes:
             node.start_kubelet(programs["kubelet"], self._control.keys.folder / "kubeconfig")
         self._wait(self._control.access)
-        return self._variables(self._control, programs)
+        return self._variables(self._control)
 
     def stop(self) -> None:
         """Stop the nodes, then the control plane, and leave the kernel's settings as they were."""
@@ -88,14 +86,12 @@ class Kubernetes(Backend):
         if faults or not is_over:
             raise MissingBackendError((faults or [f"the nodes were not ready in {READY_SECONDS:g} s"])[0])
 
-    def _variables(self, control: ControlPlane, programs: dict[str, str]) -> dict[str, str]:
+    def _variables(self, control: ControlPlane) -> dict[str, str]:
         return {
             "ONCALL_TEST_KUBERNETES_URL": control.access.url,
             "ONCALL_TEST_KUBERNETES_KEYS": str(control.keys.folder),
             "ONCALL_TEST_KUBERNETES_ADMIN": control.keys.admin,
             "ONCALL_TEST_KUBERNETES_NOBODY": control.keys.nobody,
-            "ONCALL_TEST_KUBERNETES_ETCD": control.etcd_url,
-            "ONCALL_TEST_KUBERNETES_APISERVER": programs["kube-apiserver"],
             "ONCALL_TEST_KUBERNETES_IMAGE": APP,
             **about(self.name, f"Kubernetes {kubernetes_build.VERSION}, {len(NODES)} nodes"),
         }

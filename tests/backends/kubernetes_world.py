@@ -19,6 +19,7 @@ PLURALS = {
     "StatefulSet": "/apis/apps/v1/{}/statefulsets",
     "DaemonSet": "/apis/apps/v1/{}/daemonsets",
     "ReplicaSet": "/apis/apps/v1/{}/replicasets",
+    "ControllerRevision": "/apis/apps/v1/{}/controllerrevisions",
     "Job": "/apis/batch/v1/{}/jobs",
     "Pod": "/api/v1/{}/pods",
     "ConfigMap": "/api/v1/{}/configmaps",
@@ -66,11 +67,13 @@ class World:
         found: list[Json] = self.access.request("GET", self.path(kind))["items"]
         return found
 
-    def create(self, kind: str, name: str, version: str, **more: Any) -> Json:
-        """Make an object; `metadata` adds to what is set here."""
+    def create(
+        self, kind: str, name: str, version: str, *, manager: str = "oncall-test", **more: Any
+    ) -> Json:
+        """Make an object as this writer; `metadata` adds to what is set here."""
         meta = {"name": name, **more.pop("metadata", {})}
         body = {"apiVersion": version, "kind": kind, "metadata": meta, **more}
-        found: Json = self.access.request("POST", self.path(kind), body)
+        found: Json = self.access.request("POST", f"{self.path(kind)}?fieldManager={manager}", body)
         return found
 
     def patch(self, kind: str, name: str, body: Json, *, strategic: bool = False, sub: str = "") -> Json:
@@ -112,9 +115,10 @@ class World:
         metadata: Json | None = None,
         spec: Json | None = None,
         pod: Json | None = None,
+        manager: str = "oncall-test",
         **container: Any,
     ) -> Json:
-        """Make a workload."""
+        """Make a workload as this writer."""
         body: Json = {
             "selector": {"matchLabels": {"app": name}},
             "template": self.template(name, script, pod, **container),
@@ -122,7 +126,7 @@ class World:
             **({"serviceName": name} if kind == "StatefulSet" else {}),
             **(spec or {}),
         }
-        return self.create(kind, name, "apps/v1", metadata=metadata or {}, spec=body)
+        return self.create(kind, name, "apps/v1", manager=manager, metadata=metadata or {}, spec=body)
 
     def set_script(self, name: str, script: str, *, kind: str = "Deployment", **container: Any) -> None:
         """Roll out another script."""
@@ -147,6 +151,11 @@ class World:
         }
         spec = {"scaleTargetRef": target, "minReplicas": low, "maxReplicas": high, "metrics": [cpu]}
         self.create("HorizontalPodAutoscaler", name, "autoscaling/v2", metadata=metadata or {}, spec=spec)
+
+    def is_empty(self, node: str) -> bool:
+        """True when no pod of any namespace is on the node."""
+        query = f"?fieldSelector=spec.nodeName={node}"
+        return not self.access.request("GET", f"/api/v1/pods{query}")["items"]
 
     async def until(self, condition: Callable[[], Any], *, seconds: float = 30.0) -> Any:
         """Poll until something is there or true; give it."""
