@@ -64,7 +64,7 @@ class DecommissionExecutorOrWorker(SparkExecutor):
             reason = "the target is protected"
         if not reason and await self.master.busy_with_drivers(ctx.seconds_left, host):
             reason = "a driver runs on that host and would die with its worker"
-        facts = {"workers": [one.id for one in here], "cores_used_before": _used(workers)}
+        facts = {"workers": [one.id for one in here], "cores_used_before": await self._cores(ctx, workers)}
         return Check(ok=not reason, reason=reason, instances=max(1, len(here)), facts=facts)
 
     async def execute(self, ctx: ActionContext) -> Receipt:
@@ -72,7 +72,8 @@ class DecommissionExecutorOrWorker(SparkExecutor):
         host, workers = text_of(ctx.target, "host"), await self.master.workers(ctx.seconds_left)
         here = [one for one in workers if one.host == host]
         alive = [one for one in here if one.is_alive]
-        facts = {"host": host, "workers": [one.id for one in alive], "cores_used_before": _used(workers)}
+        cores = await self._cores(ctx, workers)
+        facts = {"host": host, "workers": [one.id for one in alive], "cores_used_before": cores}
         if ctx.dry_run:
             return Receipt(self.spec.id, ctx.clock.now(), facts, planned=True)
         if self._done.get(ctx.idempotency_key) or (here and not alive):
@@ -94,7 +95,8 @@ class DecommissionExecutorOrWorker(SparkExecutor):
             left = [
                 one for one in workers if one.is_alive and one.host == host and (not old or one.id in old)
             ]
-            used, facts = _used(workers), {"cores_used": _used(workers)}
+            used = await self._cores(ctx, workers)
+            facts = {"cores_used": used}
             if left:
                 return Check(ok=False, reason=f"the worker {left[0].id} is still in service", facts=facts)
             if used < before and not await self._has_ended(ctx):
@@ -102,6 +104,14 @@ class DecommissionExecutorOrWorker(SparkExecutor):
             return Check(ok=True, facts=facts)
 
         return await self.until(ctx, sample, hold_seconds=ctx.params.stable_seconds)
+
+    async def _cores(self, ctx: ActionContext, workers: Sequence[Worker]) -> int:
+        """Give the cores in use: those of the application that matters, else of the cluster."""
+        name = ctx.params.application
+        if not name:
+            return _used(workers)
+        found = await self.master.applications(ctx.seconds_left, name)
+        return sum(one.cores or 0 for one in found if not one.is_over)
 
     async def _has_ended(self, ctx: ActionContext) -> bool:
         """Say whether the application that had the cores is over: then nobody misses them."""

@@ -10,7 +10,7 @@ import pytest
 
 from backends.base import require_command
 from backends.processes import Server, accepts_connections, free_port
-from backends.spark_server import FRUGAL, VERSION, token
+from backends.spark_server import FRUGAL, VERSION, SparkCluster, token
 
 SANDBOX = Path(__file__).resolve().parents[2] / "config" / "spark" / "sandbox.py"
 SMALL = {
@@ -74,6 +74,22 @@ def spark_submission(spark_folder: Path, spark_environment: Path) -> Callable[..
         }
 
     return submission
+
+
+@pytest.fixture
+def spark_small_worker(
+    spark_settings: dict[str, Any], spark_environment: Path, tmp_path: Path
+) -> Iterator[str]:
+    """The host of a second worker of this run's cluster, too small for a driver; it goes with the test."""
+    cluster = SparkCluster(spark_environment, tmp_path)
+    cluster.port, cluster.ui_port = (
+        int(spark_settings[key].rpartition(":")[2]) for key in ("spark_master", "master_url")
+    )
+    try:
+        cluster.start_worker("127.0.0.2", cores=1, memory="480m")
+        yield "127.0.0.2"
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

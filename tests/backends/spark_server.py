@@ -51,8 +51,6 @@ class SparkCluster:
 
     def start_master(self) -> None:
         """Start the master; its REST server asks for a signed token."""
-        for name in ("events", "work", "local", "conf"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
         options = {
             "spark.master.rest.enabled": "true",
             "spark.master.rest.host": "127.0.0.1",
@@ -90,10 +88,6 @@ class SparkCluster:
         )
         server.start(lambda: accepts_connections(self.history_port), timeout_seconds=READY_SECONDS)
 
-    def stop_worker(self, host: str) -> None:
-        """End a worker with everything on it, as a power cut does."""
-        self._servers[f"worker-{host}"].stop()
-
     def stop(self) -> None:
         """Stop all of them, workers with their drivers and executors first."""
         for server in reversed(self._servers.values()):
@@ -103,6 +97,8 @@ class SparkCluster:
         self, name: str, main: str, arguments: Sequence[str], *, host: str = "127.0.0.1", **more: str
     ) -> Server:
         home = spark_home(self.environment)
+        for folder in ("events", "work", "local", "conf"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
         self._servers[name] = Server(
             name,
             [str(home / "bin" / "spark-class"), main, *arguments],
