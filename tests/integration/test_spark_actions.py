@@ -19,7 +19,7 @@ from oncall_agent.contract import ActionContext, PermanentError, SystemClock, Ta
 from oncall_agent.testing import context_for
 from oncall_agent.testing.harness import run_in_thread
 
-pytestmark = [pytest.mark.backend("spark"), pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.backend("spark"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 SMALLEST = {"spark.executor.memory": "450m", "spark.executor.cores": "1", "spark.cores.max": "2"}
 

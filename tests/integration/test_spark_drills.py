@@ -22,7 +22,7 @@ from oncall_agent.testing.log import RecordingLog
 from oncall_agent.validation.drilling import carry_out
 from oncall_agent.validation.results import Verdict
 
-pytestmark = [pytest.mark.backend("spark"), pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.backend("spark"), pytest.mark.slow, pytest.mark.timeout(300)]
 
 Submission = Callable[..., dict[str, Any]]
 
