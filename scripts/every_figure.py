@@ -21,6 +21,7 @@ QUICK = {
     "flow": ("--seconds", "2"),
     "growth": ("--stored", "5000", "--past", "20000", "--seconds", "4"),
     "crash": ("--kills", "5"),
+    "recovery": ("--rounds", "1"),
 }
 
 
