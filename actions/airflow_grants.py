@@ -113,11 +113,15 @@ def simple_role(actions: Sequence[str]) -> str:
 def grants(actions: Sequence[str], username: str) -> Grants:
     """Give the role for both auth managers."""
     needed = [one for one in PERMISSIONS if one.needed_by & set(actions)]
+    verbs = dict.fromkeys(one.action for one in needed)
     lines = [
         "# FAB auth manager (Airflow 3 with it, and every Airflow 2): exactly this and no more.",
         "# To narrow it down, replace DAGs by DAG:<dag id>, once for each DAG that is a target.",
         f"airflow roles create {username}",
-        *(f"airflow roles add-perms {username} -a {one.action} -r '{one.resource}'" for one in needed),
+        *(
+            f"airflow roles add-perms {username} -a {action} -r {_resources(needed, action)}"
+            for action in verbs
+        ),
         f"airflow users create --username {username} --role {username} --firstname on --lastname call \\",
         f"  --email {username}@example.com --password '<password>'",
         "",
@@ -130,3 +134,7 @@ def grants(actions: Sequence[str], username: str) -> Grants:
     ]
     how = "Run the commands where Airflow's own command line works, or edit airflow.cfg for the simple auth manager."
     return Grants(language="text", text="\n".join(lines) + "\n", how_to_apply=how)
+
+
+def _resources(permissions: Sequence[Permission], action: str) -> str:
+    return " ".join(f"'{one.resource}'" for one in permissions if one.action == action)

@@ -1,15 +1,14 @@
 """Fixtures on the run's Airflow: its API, its gates, and a second one that may die."""
 
-import contextlib
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends.airflow_server import DATABASE, ROLES, AirflowProcesses, password_of
+from backends.airflow_database import MetadataDatabase
+from backends.airflow_server import ROLES, AirflowProcesses, password_of
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +44,19 @@ def airflow_settings(airflow_url: str, airflow_passwords: None) -> Callable[[str
 
 
 @pytest.fixture
-def mortal_airflow(airflow_folder: Path, tmp_path: Path) -> Iterator[AirflowProcesses]:
+def mortal_airflow(airflow_url: str, postgres_server_url: str, tmp_path: Path) -> Iterator[AirflowProcesses]:
     """An API server of this test on a copy of the run's database, without a scheduler; it may be killed."""
     environment = Path(os.environ["ONCALL_TEST_AIRFLOW_ENVIRONMENT"])
-    processes = AirflowProcesses(environment, tmp_path / "airflow", silence_seconds=1)
-    copy = tmp_path / "airflow.db"
-    with (
-        contextlib.closing(sqlite3.connect(airflow_folder / DATABASE)) as source,
-        contextlib.closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
-    processes.prepare(copy)
+    source, copy = MetadataDatabase(postgres_server_url), MetadataDatabase(postgres_server_url)
+    source.name = os.environ["ONCALL_TEST_AIRFLOW_DATABASE"]
+    source.dump(tmp_path / "airflow.sql")
+    copy.create()
+    processes = AirflowProcesses(environment, tmp_path / "airflow", copy.url, silence_seconds=1)
     try:
+        copy.fill(tmp_path / "airflow.sql")
+        processes.prepare()
         processes.start("api-server")
         yield processes
     finally:
         processes.stop()
+        copy.drop()

@@ -1,34 +1,54 @@
-"""Apache Airflow on SQLite and loopback: api-server, scheduler and dag-processor in an environment of its own."""
+"""Apache Airflow on loopback: two API servers, scheduler and DAG processor, in an environment of its own."""
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from backends.airflow_database import MetadataDatabase, cached_dump
+from backends.airflow_users import fab_commands
 from backends.base import Backend, MissingBackendError, about
 from backends.processes import Server, free_port, run_quietly, wait_until
 from backends.python_env import requirements_environment
 
 ROLES = ("viewer", "user", "op", "admin")
 READY_SECONDS = 120.0
-DATABASE = "airflow.db"
-PATIENCE = "oncall_sqlite_patience"
+MAKE_SECONDS = 300.0
+FAB = "api-server-with-fab"
+"""A second API server on the same database; its users and roles are those of the FAB auth manager."""
 TEST_DAGS = Path(__file__).with_name("airflow_dags")
 SANDBOX_DAGS = Path(__file__).resolve().parents[2] / "config" / "airflow"
+
+_FAB_SETTINGS = {
+    "CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+    "FAB__UPDATE_FAB_PERMS": "False",
+}
+COMMANDS = """
+import shlex, sys
+from airflow.cli.cli_parser import get_parser
+
+for command in sys.argv[1:]:
+    given = get_parser().parse_args(shlex.split(command)[1:])
+    given.func(given)
+"""
 
 
 class AirflowProcesses:
     """What an Airflow is made of: where it listens, its settings, and its processes.
 
     Args:
+        database: URL of the metadata database.
         silence_seconds: a scheduler that gave no sign of life for so long is unhealthy.
     """
 
-    def __init__(self, environment: Path, folder: Path, *, silence_seconds: int = 60) -> None:
-        self.environment, self.folder, self.port = environment, folder, free_port()
+    def __init__(self, environment: Path, folder: Path, database: str, *, silence_seconds: int = 60) -> None:
+        self.environment, self.folder, self._database = environment, folder, database
+        self.port, self.fab_port = free_port(), free_port()
         self._silence_seconds = silence_seconds
         self._servers: list[Server] = []
 
@@ -38,26 +58,24 @@ class AirflowProcesses:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def database(self) -> Path:
-        """The file of its metadata database."""
-        return self.folder / DATABASE
+    def fab_url(self) -> str:
+        """The base URL of the second API server."""
+        return f"http://127.0.0.1:{self.fab_port}"
 
-    def prepare(self, database: Path) -> None:
-        """Make folders, users and DAGs, and take over a database."""
+    def prepare(self) -> None:
+        """Make folders, users and DAGs."""
         (self.folder / "gates").mkdir(parents=True)
         for source in (TEST_DAGS, SANDBOX_DAGS):
             shutil.copytree(source, self.folder / "dags", dirs_exist_ok=True)
-        # On a busy machine the scheduler holds SQLite's one write lock for longer than the default of 5 s.
-        (self.folder / "config").mkdir()
-        (self.folder / "config" / f"{PATIENCE}.py").write_text('CONNECT_ARGS = {"timeout": 30}\n')
         passwords = {role: password_of(role) for role in ROLES}
         (self.folder / "passwords.json").write_text(json.dumps(passwords))
-        shutil.copyfile(database, self.database)
 
     def start(self, *components: str) -> None:
         """Start components side by side and wait until the API answers."""
         for component in components:
-            server = Server(component, self._command(component), folder=self.folder, env=self._settings())
+            server = Server(
+                component, self._command(component), folder=self.folder, env=self._settings(component)
+            )
             self._servers.append(server)
             server.start(lambda: True)
         self.wait_for(lambda: health(self.url) is not None)
@@ -83,13 +101,15 @@ class AirflowProcesses:
         self._servers.clear()
 
     def _command(self, component: str) -> list[str]:
-        return [str(self.environment / "bin" / "python"), "-m", "airflow", component]
+        name = "api-server" if component == FAB else component
+        return [str(self.environment / "bin" / "python"), "-m", "airflow", name]
 
-    def _settings(self) -> dict[str, str]:
+    def _settings(self, component: str) -> dict[str, str]:
         given = {
-            **_common_settings(self.folder),
+            **_common_settings(self.folder, self._database),
+            **(_FAB_SETTINGS if component == FAB else {}),
             "API__HOST": "127.0.0.1",
-            "API__PORT": str(self.port),
+            "API__PORT": str(self.fab_port if component == FAB else self.port),
             "API__WORKERS": "1",
             "API_AUTH__JWT_SECRET": "a secret of the tests alone, as long as the algorithm asks for it to be, and more",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
@@ -97,7 +117,7 @@ class AirflowProcesses:
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.folder / "passwords.json"),
             "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{role}:{role}" for role in ROLES),
             "DAG_PROCESSOR__PARSING_PROCESSES": "1",
-            "DATABASE__SQL_ALCHEMY_CONNECT_ARGS": f"{PATIENCE}.CONNECT_ARGS",
+            "DATABASE__SQL_ALCHEMY_POOL_SIZE": "3",
             "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": str(self._silence_seconds),
         }
@@ -112,36 +132,63 @@ class Airflow(Backend):
     name = "airflow"
     fixture = "airflow_url"
     needs = ()
-    variables = ("ONCALL_TEST_AIRFLOW_URL", "ONCALL_TEST_AIRFLOW_FOLDER", "ONCALL_TEST_AIRFLOW_ENVIRONMENT")
+    depends_on = ("postgres",)
+    variables = (
+        "ONCALL_TEST_AIRFLOW_URL",
+        "ONCALL_TEST_AIRFLOW_FAB_URL",
+        "ONCALL_TEST_AIRFLOW_FOLDER",
+        "ONCALL_TEST_AIRFLOW_ENVIRONMENT",
+        "ONCALL_TEST_AIRFLOW_DATABASE",
+    )
 
     def __init__(self) -> None:
         self._processes: AirflowProcesses | None = None
+        self._database: MetadataDatabase | None = None
 
     def start(self, folder: Path, cache: Path) -> dict[str, str]:
         """Start it; ready when scheduler and DAG processor have given a sign of life and the DAGs are known."""
-        environment = requirements_environment("airflow", cache, make_database)
-        self._processes = processes = AirflowProcesses(environment, folder)
-        processes.prepare(environment / DATABASE)
-        processes.start("api-server", "scheduler", "dag-processor")
-        processes.wait_for(lambda: is_ready(processes.url))
+        environment = requirements_environment("airflow", cache)
+        server = self.given["ONCALL_TEST_POSTGRES_URL"]
+        dump = migrated_database(environment, server, cache)
+        self._database = database = MetadataDatabase(server)
+        database.create()
+        database.fill(dump)
+        self._processes = processes = AirflowProcesses(environment, folder, database.url)
+        processes.prepare()
+        processes.start("api-server", "scheduler", "dag-processor", FAB)
+        processes.wait_for(lambda: is_ready(processes.url) and health(processes.fab_url) is not None)
         return {
             "ONCALL_TEST_AIRFLOW_URL": processes.url,
+            "ONCALL_TEST_AIRFLOW_FAB_URL": processes.fab_url,
             "ONCALL_TEST_AIRFLOW_FOLDER": str(folder),
             "ONCALL_TEST_AIRFLOW_ENVIRONMENT": str(environment),
-            **about(self.name, f"Airflow {_version(processes.url)}, SQLite, LocalExecutor"),
+            "ONCALL_TEST_AIRFLOW_DATABASE": database.name,
+            **about(self.name, f"Airflow {_version(processes.url)}, LocalExecutor"),
         }
 
     def stop(self) -> None:
-        """Stop its processes."""
+        """Stop its processes and remove its database, unless PostgreSQL was faster to go."""
         if self._processes is not None:
             self._processes.stop()
+        if self._database is not None:
+            with contextlib.suppress(MissingBackendError):
+                self._database.drop()
 
 
-def make_database(environment: Path) -> None:
-    """Put an empty, migrated metadata database into the environment's folder."""
-    settings = [f"{name}={value}" for name, value in _home(environment).items()]
-    settings += [f"AIRFLOW__{name}={value}" for name, value in _common_settings(environment).items()]
-    run_quietly(["env", *settings, str(environment / "bin" / "python"), "-m", "airflow", "db", "migrate"])
+def migrated_database(environment: Path, server_url: str, cache: Path) -> Path:
+    """The dump of a metadata database without DAGs, with the roles and users of the FAB auth manager."""
+    commands = ["airflow db migrate", "airflow sync-perm", *fab_commands()]
+    python = str(environment / "bin" / "python")
+
+    def fill(database: MetadataDatabase) -> None:
+        with tempfile.TemporaryDirectory(prefix="oncall-airflow-") as name:
+            home = Path(name)
+            given = {**_common_settings(home, database.url), **_FAB_SETTINGS, "FAB__UPDATE_FAB_PERMS": "True"}
+            settings = [f"{name}={value}" for name, value in _home(home).items()]
+            settings += [f"AIRFLOW__{name}={value}" for name, value in given.items()]
+            run_quietly(["env", *settings, python, "-c", COMMANDS, *commands], timeout_seconds=MAKE_SECONDS)
+
+    return cached_dump(server_url, cache, [environment.name, COMMANDS, *commands], fill)
 
 
 def password_of(role: str) -> str:
@@ -186,12 +233,12 @@ def _home(folder: Path) -> dict[str, str]:
     return {"AIRFLOW_HOME": str(folder), "NO_COLOR": "1"}
 
 
-def _common_settings(folder: Path) -> Mapping[str, str]:
+def _common_settings(folder: Path, database: str) -> Mapping[str, str]:
     return {
         "CORE__DAGS_FOLDER": str(folder / "dags"),
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__LOAD_EXAMPLES": "False",
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder / DATABASE}",
+        "DATABASE__SQL_ALCHEMY_CONN": database,
     }
 
 
