@@ -35,6 +35,11 @@ SYSTEMS: dict[str, tuple[str, ...]] = {
     "mysql": ("actions.mysql_settings:MySQLSettings", "actions.mysql_settings:VariableBounds"),
     "postgres": ("actions.postgres_settings:PostgresSettings", "actions.postgres_settings:Bounds"),
     "kubernetes": ("actions.kubernetes_settings:KubernetesSettings",),
+    "memcached": (
+        "actions.memcached_settings:MemcachedSettings",
+        "actions.memcached_settings:MemcachedPool",
+        "actions.memcached_settings:MemcachedNode",
+    ),
     "prometheus": ("actions.probes:ProbeSettings",),
     "swarm": ("actions.swarm_engine:SwarmSettings",),
     "systemd": ("actions.systemd_bus:SystemdSettings",),
@@ -99,6 +104,7 @@ ADDRESSES = (
         "Id in `backends.spark.submissions`: what is submitted again. Default: nothing can be.",
     ),
     ("`spark_worker`", "`host`", "Host of workers as the master lists it."),
+    ("`memcached_node`", "`pool`, `node`", "Names under `backends.memcached.pools`."),
     ("any", "`host`, `port`", "For the `tcp` probe."),
 )
 

@@ -13,6 +13,7 @@ from backends.ferretdb_server import FerretDB
 from backends.filesystem_tools import FilesystemTools
 from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
+from backends.memcached_server import Memcached
 from backends.nginx_server import HaproxyBinary, NginxBinary
 from backends.mysql_server import MySQL
 from backends.postgres_server import Postgres
@@ -30,6 +31,7 @@ ALL: tuple[type[Backend], ...] = (
     DockerSmall,
     Swarm,
     NginxBinary,
+    Memcached,
     Redis,
     Postgres,
     PostgresSick,
@@ -63,4 +65,5 @@ FIXTURE_MODULES = [
     "backends.spark_fixtures",
     "backends.toxiproxy_fixtures",
     "backends.mongodb_fixtures",
+    "backends.memcached_fixtures",
 ]
