@@ -7,6 +7,7 @@ from backends.airflow_server import Airflow
 from backends.alerting import AlertmanagerBinary, PrometheusBinary
 from backends.base import Backend
 from backends.chromium import Chromium
+from backends.compose_plugin import ComposeFile
 from backends.docker_engine import Docker
 from backends.docker_small import DockerSmall
 from backends.ferretdb_server import FerretDB
@@ -27,6 +28,7 @@ from backends.varnish_server import VarnishBinary
 
 ALL: tuple[type[Backend], ...] = (
     Docker,
+    ComposeFile,
     FilesystemTools,
     DockerSmall,
     Swarm,
@@ -59,6 +61,7 @@ FIXTURE_MODULES = [
     "backends.sql_fixtures",
     "backends.docker_fixtures",
     "backends.swarm_fixtures",
+    "backends.compose_fixtures",
     "backends.nginx_fixtures",
     "backends.kubernetes_fixtures",
     "backends.kubernetes_scenes",
