@@ -83,7 +83,11 @@ ADDRESSES = (
     ("`swarm_node`", "`node`", "Id or host name of a node."),
     ("`systemd_unit`", "`unit`", "Name of a service, such as `shop.service`."),
     ("`mongodb_deployment`", "`deployment`", "Name of a deployment under `backends.mongodb.deployments`."),
-    ("`mongodb_deployment`", "`member`", "`host:port` of one of its hosts; default: the one that takes writes."),
+    (
+        "`mongodb_deployment`",
+        "`member`",
+        "`host:port` of one of its hosts; default: the one that takes writes.",
+    ),
     ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
     ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
     (

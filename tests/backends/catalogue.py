@@ -15,8 +15,8 @@ from backends.filesystem_tools import FilesystemTools
 from backends.kubernetes_server import Kubernetes
 from backends.mariadb_server import MariaDB
 from backends.memcached_server import Memcached
-from backends.nginx_server import HaproxyBinary, NginxBinary
 from backends.mysql_server import MySQL
+from backends.nginx_server import HaproxyBinary, NginxBinary
 from backends.postgres_server import Postgres
 from backends.postgres_sick import PostgresSick
 from backends.redis_server import Redis
