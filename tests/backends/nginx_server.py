@@ -101,7 +101,10 @@ class Haproxy:
         text = config.replace("{port}", str(self.port)).replace("{socket}", str(self.socket_path))
         path.write_text(text, encoding="utf-8")
         self._server = Server("haproxy", [self._binary, "-db", "-f", str(path)], folder=self._folder)
-        self._server.start(lambda: accepts_connections(self.port), timeout_seconds=READY_SECONDS)
+        self._server.start(self._is_ready, timeout_seconds=READY_SECONDS)
+
+    def _is_ready(self) -> bool:
+        return self.socket_path.exists() and accepts_connections(self.port)
 
     def ask(self, command: str) -> str:
         """Send one command to the stats socket as its administrator."""

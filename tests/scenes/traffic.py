@@ -21,6 +21,7 @@ defaults
     timeout connect 1s
     timeout client 5s
     timeout server 5s
+    timeout check 5s
 frontend site
     bind 127.0.0.1:{port}
     default_backend app
