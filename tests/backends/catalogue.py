@@ -69,4 +69,5 @@ FIXTURE_MODULES = [
     "backends.toxiproxy_fixtures",
     "backends.mongodb_fixtures",
     "backends.memcached_fixtures",
+    "backends.mongodb_fixtures",
 ]
