@@ -25,6 +25,7 @@ class FakeNode:
     name: str
     role: str = "worker"
     availability: str = "active"
+    is_leader: bool = False
     state: str = "ready"
     version: int = 1
     changed_at: float = 0.0
@@ -259,7 +260,11 @@ def _node(node: FakeNode) -> dict[str, Any]:
         "Description": {"Hostname": node.name, "Resources": {"NanoCPUs": 2 * 10**9, "MemoryBytes": _GIB}},
     }
     if node.role == "manager":
-        found["ManagerStatus"] = {"Reachability": "reachable", "Leader": True}
+        is_reachable = node.state == "ready"
+        found["ManagerStatus"] = {
+            "Reachability": "reachable" if is_reachable else "unreachable",
+            "Leader": node.is_leader,
+        }
     return found
 
 

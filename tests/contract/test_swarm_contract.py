@@ -75,7 +75,7 @@ def harness(
     swarm: FakeSwarm, kind: type[Executor], params: dict[str, object], sickness: Sickness, counted: str
 ) -> Harness:
     async def make_sick() -> None:
-        swarm.nodes_by_name = {"one": FakeNode("one", "manager"), "two": FakeNode("two")}
+        swarm.nodes_by_name = {"one": FakeNode("one", "manager", is_leader=True), "two": FakeNode("two")}
         for node in swarm.nodes_by_name.values():
             node.labels = {"token": SECRET}
         web = FakeService("web", service_spec("web", env=(f"PASSWORD={SECRET}",)))
@@ -160,6 +160,19 @@ async def test_a_repeat_within_the_attempt_is_not_refused_because_the_first_try_
         monkeypatch.setattr(swarm, "remove_node", remove)
         await executor.execute(ctx)
     assert "two" not in swarm.nodes_by_name
+
+
+async def test_a_dead_manager_loses_its_vote_before_it_is_removed(swarm: FakeSwarm) -> None:
+    world = harness(swarm, RemoveDeadNode, {}, dead, "")
+    await world.make_sick()
+    swarm.nodes_by_name |= {
+        "two": FakeNode("two", "manager", state="down"),
+        "three": FakeNode("three", "manager"),
+    }
+    ctx, _ = world.context()
+    async with RemoveDeadNode({"dead_after_seconds": 0}) as executor:
+        await executor.execute(ctx)
+    assert swarm.calls == [("update node", "two"), ("remove node", "two")]
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,6 @@ def tasks_on(api: Any, node: str) -> int:
     return sum(task["Status"]["State"] == "running" for task in found)
 
 
-def reachable_managers(api: Any) -> int:
-    return sum(one.get("ManagerStatus", {}).get("Reachability") == "reachable" for one in api.nodes())
-
-
 @pytest.fixture
 def worker(swarm_api) -> Iterator[str]:
     """The second node; it takes tasks again afterwards."""
@@ -151,24 +147,3 @@ async def test_a_dead_node_is_forgotten_and_its_tasks_run_elsewhere(
     assert node not in {one["ID"] for one in swarm_api.nodes()}
     assert running_tasks(swarm_api, name) == 3
     assert (await other.execute(ctx)).facts["already"]
-
-
-async def test_a_dead_manager_loses_its_vote_before_it_is_forgotten(
-    swarm_api, open_on_swarm, join_node: Callable[..., NodeEngine]
-) -> None:
-    # One after the other: a swarm admits one manager at a time.
-    await asyncio.to_thread(join_node, role="Manager")
-    dead = await asyncio.to_thread(join_node, role="Manager")
-    node = dead.engine.node_id()
-    until(lambda: reachable_managers(swarm_api) == 3)
-    dead.kill()
-    until(lambda: swarm_api.inspect_node(node)["Status"]["State"] == "down")
-    executor = await open_on_swarm(RemoveDeadNode, dead_after_seconds=0)
-    ctx = attempt(RemoveDeadNode, node)
-    check = await executor.precheck(ctx)
-    assert check.ok, check
-    receipt = await executor.execute(ctx)
-    verified = await executor.verify(ctx, receipt)
-    assert verified.ok, verified
-    assert node not in {one["ID"] for one in swarm_api.nodes()}
-    assert reachable_managers(swarm_api) == 2
