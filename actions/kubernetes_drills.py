@@ -8,7 +8,7 @@ from actions.kubernetes_drill import IDLE, NAMED, KubernetesDrill
 from actions.kubernetes_drills_node import CordonedNode, FullNode
 from actions.kubernetes_drills_stuck import StuckJob, StuckPod
 from actions.kubernetes_objects import path_of, statuses_of
-from oncall_agent.contract import Check, Drill, DrillSpec, SystemContext, Trial
+from oncall_agent.contract import Check, Drill, DrillSpec, PermanentError, SystemContext, Trial
 
 Json = dict[str, Any]
 _HANG_SECONDS = 4.0
@@ -113,11 +113,21 @@ class HungProbe(KubernetesDrill):
         await self.deploy(ctx, _HANGING, env=env, readinessProbe=_PROBE)
 
     async def break_it(self, ctx: SystemContext) -> None:
-        """Say when it hangs, and wait until it was well before that."""
-        at = int(ctx.clock.now() + _HANG_SECONDS)
+        """Say when it hangs; a pod that was not up by then does not, and gets more time."""
+        seconds = _HANG_SECONDS
+        while not await self._was_well_before(ctx, int(ctx.clock.now() + seconds)):
+            seconds *= 2
+
+    async def _was_well_before(self, ctx: SystemContext, at: int) -> bool:
         await self.patch(ctx, {}, container={"env": [{"name": "HANG_AT", "value": str(at)}]})
+        was_well = False
         while ctx.clock.now() < at + 1:
+            if not ctx.seconds_left:
+                raise PermanentError("the fault did not show in time")
+            is_well = (await self.look(ctx)).ok
+            was_well = was_well or (is_well and ctx.clock.now() < at)
             await ctx.clock.sleep(0.2)
+        return was_well
 
 
 class HungPod(HungProbe):

@@ -15,7 +15,7 @@ from backends.kubernetes_world import CRASH, World
 from actions.kubernetes_drain import Drain
 from actions.kubernetes_drills import DRILLS, BadRollout
 from actions.kubernetes_drills_node import NodeDrill
-from actions.kubernetes_drills_stuck import FINALIZER
+from actions.kubernetes_drills_stuck import FINALIZER, StuckJob
 from actions.kubernetes_nodes import Cordon, Uncordon
 from actions.kubernetes_pods import DeletePod
 from actions.kubernetes_prober import KubernetesProber
@@ -137,7 +137,7 @@ async def test_drill_on_a_node_is_healed_with_just_the_generated_role(
 async def test_drill_without_a_namespace_makes_and_removes_its_own(
     kubernetes_settings: dict[str, Any], world: World
 ) -> None:
-    drill = BadRollout(kubernetes_settings, {"image": world.image})
+    drill = StuckJob(kubernetes_settings, {"image": world.image})
     await heal(drill, kubernetes_settings)
     gone = World(world.access, drill.namespace, world.image)
     await world.until(lambda: not gone.get("Namespace", drill.namespace), seconds=60)
