@@ -38,6 +38,10 @@ GONE = frozenset((1094, 1957))
 """Error numbers of a kill that came too late: no such thread, no such query."""
 
 
+class FullError(TransientError):
+    """No connection is left."""
+
+
 class Conversation:
     """One open connection; values are bound, names come from the catalogue only."""
 
@@ -220,8 +224,9 @@ def _named(code: int, text: str) -> ActionError:
         return PermanentError(f"MySQL refuses the credentials ({code})")
     if code in _LACKING:
         return PermanentError(f"MySQL: not allowed: {text}")
+    if code in _FULL:
+        return FullError(f"MySQL has no connection left ({code})")
     known: Mapping[str, frozenset[int]] = {
-        "MySQL has no connection left": _FULL,
         "MySQL can't be reached": _LOST,
         "MySQL took too long": _SLOW,
     }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pydantic import Field
 
-from actions.mysql_client import Conversation, MySQL
+from actions.mysql_client import Conversation, FullError, MySQL
 from actions.mysql_sessions import roots_of, row_waits, threads
 from actions.mysql_settings import MySQLSettings, Place, place_of
 from oncall_agent.contract import ActionContext, ActionError, Check, Executor, Params, Receipt, held
@@ -15,6 +16,8 @@ from oncall_agent.models import JsonObject
 
 T = TypeVar("T")
 _MAX_SHOWN = 10
+# A full server keeps one connection for accounts like ours; it is free again only when the last one was torn down.
+_FULL_PAUSES = (0.1, 0.2, 0.4)
 # InnoDB shows transactions and lock waits out of a cache that it renews only after 0.1 s without a reader.
 _SHORTEST_INTERVAL_SECONDS = 0.15
 
@@ -41,6 +44,13 @@ class MySQLExecutor(Executor):
 
     async def ask_at(self, ctx: ActionContext, place: Place, question: Callable[[Conversation], T]) -> T:
         """Ask another server with the same account."""
+        for pause in _FULL_PAUSES:
+            with suppress(FullError):
+                return await self._ask_once(ctx, place, question)
+            await ctx.clock.sleep(min(pause, ctx.seconds_left))
+        return await self._ask_once(ctx, place, question)
+
+    async def _ask_once(self, ctx: ActionContext, place: Place, question: Callable[[Conversation], T]) -> T:
         seconds = min(ctx.seconds_left, self.mysql.settings.timeout_seconds)
         return await self.mysql.ask(ctx.run_blocking, place, seconds, question)
 
