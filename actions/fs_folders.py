@@ -62,11 +62,13 @@ def exists(folder: int, name: str) -> bool:
 
 
 def write(folder: int, name: str, text: str) -> None:
-    """Write a file whole, and have it on disk before going on."""
+    """Write a file whole, and have it on disk before it is there under its name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+    descriptor = os.open(f"{name}.part", flags, 0o600, dir_fd=folder)
     try:
         os.write(descriptor, text.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    # Whoever looks meanwhile, such as the sweeper, sees nothing or all of it.
+    os.rename(f"{name}.part", name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -262,14 +262,14 @@ def _move(source: int, destination: int, found: _Found) -> bool:
 
 
 def _expires_at(own: int) -> float:
-    return _read_float(own, "expires_at") if exists(own, "expires_at") else float("inf")
+    return _read_float(own, "expires_at", float("inf")) if exists(own, "expires_at") else float("inf")
 
 
-def _read_float(folder: int, name: str) -> float:
+def _read_float(folder: int, name: str, otherwise: float = 0.0) -> float:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         return float(os.read(descriptor, 64))
     except ValueError:
-        return 0.0
+        return otherwise
     finally:
         os.close(descriptor)

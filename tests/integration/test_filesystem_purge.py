@@ -261,6 +261,24 @@ async def test_the_quarantine_is_emptied_at_its_time_or_when_urgent(
     assert len(list((root / QUARANTINE).iterdir())) == 1 - gone
 
 
+async def test_a_quarantine_that_is_just_being_made_is_not_swept_away(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root / "a.tmp")
+    write = os.write
+
+    def swept(descriptor: int, text: bytes) -> int:
+        Quarantine.sweep(str(root), clock.now(), is_urgent=False)
+        return write(descriptor, text)
+
+    monkeypatch.setattr("actions.fs_folders.os.write", swept)
+    ctx = attempt(root)
+    receipt = await purge(root).execute(ctx)
+    assert receipt.facts["files"] == 1
+    assert (await purge(root).rollback(ctx, receipt)).ok
+    assert visible(root) == {"a.tmp"}
+
+
 async def test_the_sweeper_runs_while_the_executor_is_open(root: Path) -> None:
     put(root / "a.tmp")
     executor = purge(root, quarantine_seconds=60)
