@@ -121,8 +121,8 @@ class FragmentedMemory(RedisDrill):
 
     async def inject(self, ctx: SystemContext, trial: Trial) -> None:
         """Fill and remove."""
-        for first in range(0, 640, 160):
-            await self.fill(ctx, 160, 100_000, first)
+        for first in range(0, 640, 40):
+            await self.fill(ctx, 40, 100_000, first)
         await self.remove_keys(ctx)
 
     async def symptom(self, ctx: SystemContext, trial: Trial) -> Check:

@@ -126,8 +126,9 @@ class RedisDrill(Drill):
         """Remove what the drill has written."""
 
         async def remove(client: Client) -> None:
-            async for key in client.scan_iter(f"{self.mark}*", count=1_000):
-                await client.unlink(key)
+            keys = [key async for key in client.scan_iter(f"{self.mark}*", count=1_000)]
+            if keys:
+                await client.unlink(*keys)
 
         with contextlib.suppress(PermanentError):
             await self.ask(ctx, remove)

@@ -88,11 +88,6 @@ ADDRESSES = (
         "`member`",
         "`host:port` of one of its hosts; default: the one that takes writes.",
     ),
-    (
-        "`mongodb_deployment`",
-        "`member`",
-        "`host:port` of one of its hosts; default: the one that takes writes.",
-    ),
     ("`redis_server`", "`server`", "Name of a server under `backends.redis.servers`."),
     ("`redis_server`", "`database`", "Number of the database there. Default: 0."),
     (

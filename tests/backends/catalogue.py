@@ -69,5 +69,4 @@ FIXTURE_MODULES = [
     "backends.toxiproxy_fixtures",
     "backends.mongodb_fixtures",
     "backends.memcached_fixtures",
-    "backends.mongodb_fixtures",
 ]

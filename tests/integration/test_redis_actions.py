@@ -47,7 +47,7 @@ Opened = Callable[..., Any]
 
 def settings(node: RedisNode, **server: Any) -> dict[str, Any]:
     one = {"port": node.port, "cache_databases": [0], "key_patterns": [PATTERN], **server}
-    return {"servers": {"shop": one}, "timeout_seconds": 2.0}
+    return {"servers": {"shop": one}, "timeout_seconds": 5.0}
 
 
 @pytest.fixture

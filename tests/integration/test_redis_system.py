@@ -68,7 +68,7 @@ def _password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(port: int, **server: Any) -> dict[str, Any]:
     one = {"port": port, "cache_databases": [0], "key_patterns": [PATTERN], **server}
-    return {"servers": {"shop": one}, "timeout_seconds": 2.0}
+    return {"servers": {"shop": one}, "timeout_seconds": 5.0}
 
 
 LEAST = {"username": "oncall-agent", "password": "env:TEST_REDIS_PASSWORD"}
