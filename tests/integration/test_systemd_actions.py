@@ -115,6 +115,17 @@ async def failed(make_unit: Make, state: Any, shared: Path) -> tuple[str, Path]:
     return name, gate
 
 
+async def running(make_unit: Make, state: Any, text: str = STEADY) -> str:
+    """A unit that has come up before the attempt begins: else its own start would count as the attempt's."""
+    name = make_unit(text)
+
+    async def runs() -> bool:
+        return (await state(name)).sub == "running"
+
+    await until(runs)
+    return name
+
+
 # --- restart -----------------------------------------------------------------------------------------------
 
 
@@ -146,7 +157,7 @@ async def test_restart_verify_fails_while_the_unit_fails(
 async def test_restart_acts_once_per_key_also_in_another_process(
     make_unit: Make, opened: Open, state: Any
 ) -> None:
-    name = make_unit(STEADY)
+    name = await running(make_unit, state)
     ctx = attempt(RestartUnit, name)
     first, second = await opened(RestartUnit), await opened(RestartUnit)
     old = (await state(name)).invocation
@@ -162,9 +173,9 @@ async def test_restart_acts_once_per_key_also_in_another_process(
 
 
 async def test_after_a_crash_the_precheck_facts_tell_whether_it_was_restarted(
-    make_unit: Make, opened: Open
+    make_unit: Make, opened: Open, state: Any
 ) -> None:
-    name = make_unit(STEADY)
+    name = await running(make_unit, state)
     executor, ctx = await opened(RestartUnit), attempt(RestartUnit, name)
     facts = (await executor.precheck(ctx)).facts
     receipt = Receipt("systemd.restart_unit", 0.0, facts, partial=True)
@@ -207,12 +218,7 @@ async def test_restart_refuses_an_alias_of_a_protected_unit(make_unit: Make, ope
 async def test_restart_refuses_a_unit_that_is_being_stopped(
     make_unit: Make, opened: Open, state: Any
 ) -> None:
-    name = make_unit(f"{STEADY}ExecStop=/bin/sleep 2\n")
-
-    async def runs() -> bool:
-        return (await state(name)).sub == "running"
-
-    await until(runs)
+    name = await running(make_unit, state, f"{STEADY}ExecStop=/bin/sleep 2\n")
     executor = await opened(RestartUnit)
     await executor.execute(attempt(RestartUnit, name))
     check = await executor.precheck(attempt(RestartUnit, name))
