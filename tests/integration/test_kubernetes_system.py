@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from backends.kubernetes_accounts import Accounts
-from backends.kubernetes_scenes import Open, system_context
+from backends.kubernetes_scenes import Open, attempt_on, node_target, system_context
 from backends.kubernetes_server import SPARE_NODE, SPARE_TAINT
 from backends.kubernetes_world import CRASH, World
 
@@ -80,6 +80,10 @@ async def inspected(settings: dict[str, Any], action: str) -> Inspection:
         return await system.inspect(system_context(), [action])
 
 
+def is_cordoned(world: World) -> bool:
+    return bool(world.get("Node", SPARE_NODE)["spec"].get("unschedulable"))
+
+
 def is_clean(world: World) -> bool:
     kinds = ("Deployment", "Job", "Pod", "HorizontalPodAutoscaler", "PodDisruptionBudget")
     return not any(world.items(kind) for kind in kinds)
@@ -131,7 +135,32 @@ async def test_drill_on_a_node_is_healed_with_just_the_generated_role(
     await accounts.world.until(lambda: accounts.world.is_empty(SPARE_NODE))
     named = {"node": SPARE_NODE, "tolerate": SPARE_TAINT}
     await healed_with_just_the_role(kind, named, accounts, kubernetes_settings, monkeypatch)
-    assert not accounts.world.get("Node", SPARE_NODE)["spec"].get("unschedulable")
+    assert not is_cordoned(accounts.world)
+
+
+@pytest.mark.exclusive
+async def test_cordon_and_its_undo_with_just_the_generated_role(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = accounts.world
+    settings, token = accounts.settings(["kubernetes.cordon"])
+    monkeypatch.setenv("KUBERNETES_ROLE_TOKEN", token)
+    settings["token"] = "env:KUBERNETES_ROLE_TOKEN"
+    ctx = attempt_on(Cordon, node_target(SPARE_NODE))
+    try:
+        async with Cordon(settings) as first, Cordon(settings) as second:
+            check = await first.precheck(ctx)
+            assert check.ok, check
+            assert (await first.execute(replace(ctx, dry_run=True))).planned
+            assert not is_cordoned(world)
+            receipt = await first.execute(ctx)
+            assert (await second.execute(ctx)).facts == receipt.facts
+            assert ((await second.verify(ctx, receipt)).ok, is_cordoned(world)) == (True, True)
+            for _ in range(2):
+                assert (await second.rollback(ctx, receipt)).ok
+                assert not is_cordoned(world)
+    finally:
+        world.patch("Node", SPARE_NODE, {"spec": {"unschedulable": None}})
 
 
 async def test_drill_without_a_namespace_makes_and_removes_its_own(
