@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import FrameType
 
-from backends import private_env, selection
-from backends.base import MissingBackendError, cache_root
+from backends import selection
+from backends.base import cache_root
 from backends.catalogue import NAMES
 from backends.processes import RUNNING, processes_with, wait_until
 from backends.provision import Provisioned, Provisioner, environment
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN_VARIABLE = "ONCALL_TEST_RUN"
 INTERRUPTED = 130
 LAST_WORDS_SECONDS = 20.0
@@ -32,7 +33,7 @@ def run(*, with_backends: bool, pytest_arguments: Sequence[str]) -> int:
         say(str(error))
         return 2
     if not with_backends:
-        return Pytest(private_env.python(), pytest_arguments, os.environ).run()
+        return Pytest(pytest_arguments, os.environ).run()
     provisioner = Provisioner(NAMES, cache_root(), show, show_waiting)
     with _interruptible():
         try:
@@ -40,9 +41,6 @@ def run(*, with_backends: bool, pytest_arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             say("interrupted: stopping the backends")
             return INTERRUPTED
-        except MissingBackendError as error:
-            say(f"the private environment could not be made, see above ({error})")
-            return 1
         finally:
             _ignore_signals()
             RUNNING.reopen()
@@ -51,14 +49,11 @@ def run(*, with_backends: bool, pytest_arguments: Sequence[str]) -> int:
 
 def _run_with(provisioner: Provisioner, pytest_arguments: Sequence[str]) -> int:
     began = time.monotonic()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        environment_python = pool.submit(_timed_python)
-        results = _provision(provisioner)
-        python = environment_python.result()
+    results = _provision(provisioner)
     say(f"ready after {time.monotonic() - began:.1f} s")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ONCALL_TEST_")}
     environ.pop("DOCKER_HOST", None)  # no test may reach an engine that this run did not choose
-    code = Pytest(python, pytest_arguments, {**environ, **environment(results)}).run()
+    code = Pytest(pytest_arguments, {**environ, **environment(results)}).run()
     missing = {result.name for result in results if result.missing is not None}
     lacking = sorted(missing & selection.required(os.environ))
     if lacking:
@@ -76,24 +71,17 @@ def _provision(provisioner: Provisioner) -> list[Provisioned]:
     return provisioner.start()
 
 
-def _timed_python() -> str:
-    began = time.monotonic()
-    python = private_env.python()
-    say(f"{'python':<14} {time.monotonic() - began:6.1f} s  ready")
-    return python
-
-
 class Pytest:
     """The pytest process and whatever its tests leave behind."""
 
-    def __init__(self, python: str, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         self._token = secrets.token_hex(8)
         self._environ = {**environ, RUN_VARIABLE: self._token}
-        self._argv = [python, "-m", "pytest", *spread(arguments), *arguments]
+        self._argv = [sys.executable, "-m", "pytest", *spread(arguments), *arguments]
 
     def run(self) -> int:
         """Run it to its end; an interruption reaches it once, and it may still tear down."""
-        process = subprocess.Popen(self._argv, cwd=private_env.ROOT, env=self._environ)
+        process = subprocess.Popen(self._argv, cwd=ROOT, env=self._environ)
         try:
             return process.wait(LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
