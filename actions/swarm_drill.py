@@ -142,7 +142,8 @@ class SwarmDrill(Drill):
             },
             "Mode": {"Replicated": {"Replicas": self.replicas}},
             "UpdateConfig": dict(_QUICK),
-            "RollbackConfig": dict(_QUICK),
+            # A way back that stops at the first task that is late would be a fault of its own.
+            "RollbackConfig": {**_QUICK, "FailureAction": "continue"},
         }
         self.shape(api, body)
         answer = api.post(

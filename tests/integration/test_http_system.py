@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from backends.nginx_server import Haproxy, Nginx
 from backends.processes import free_port
-from scenes.traffic import Member, haproxy_site, nginx_site
+from scenes.traffic import Member, declared_drills, haproxy_site, nginx_site
 
 from actions.http import CallEndpoint
 from actions.http_cdn import PurgeCdn
@@ -149,94 +148,11 @@ async def test_inspect_finds_what_is_lacking_and_what_is_too_much(
 # --- drills ------------------------------------------------------------------------------------------------------
 
 
-def endpoint(fault: str, undo: str, question: str, assertion: str = "", **body: Any) -> dict[str, Any]:
-    """A fault as an operator declares it: what breaks, what tells, what mends."""
-    method = {"method": body.pop("method")} if "method" in body else {}
-    broken, mended = body.get("broken"), body.get("mended")
-    asked = {"url": question, **({"assertion": assertion} if assertion else {})}
-    return {
-        "url": fault,
-        **method,
-        "body": broken,
-        "verify": asked,
-        "undo": {"url": undo, **method, "body": mended},
-    }
-
-
 @pytest.fixture
 async def edge() -> AsyncIterator[FakeEdge]:
     async with FakeEdge() as edge:
         edge.cached = dict(edge.origin)
         yield edge
-
-
-def declared_drills(edge: FakeEdge, site: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    url, blue = edge.url, site.members["blue"].url
-    flag = f"{url}/flags/new-checkout"
-    settings = {
-        **site.settings,
-        "flags": {
-            "new-checkout": {
-                "read": {"url": flag, "value": "value"},
-                "write": {"method": "PUT", "url": flag, "body": {"value": "{value}"}},
-            }
-        },
-        "caches": {
-            "edge": {
-                "purge_key": {"method": "PURGE", "url": f"{url}/purge/{{key}}"},
-                "url": f"{url}/cdn",
-                "origin": f"{url}/origin",
-            }
-        },
-        "pipelines": {
-            "shop": {
-                "read": {"url": f"{url}/pipeline", "value": "version"},
-                "deployed_at": "at",
-                "artifacts": {"url": f"{url}/pipeline", "value": "artifacts"},
-                "deploy": {"url": f"{url}/pipeline", "body": {"version": "{version}"}},
-            }
-        },
-        "endpoints": {
-            "break-flag": endpoint(
-                flag, flag, flag, "value", method="PUT", broken={"value": False}, mended={"value": True}
-            ),
-            "break-member": endpoint(f"{blue}/break", f"{blue}/mend", site.balancer.url + "/"),
-            "change-origin": endpoint(
-                f"{url}/origin/a.css", f"{url}/origin/a.css", url, method="PUT", broken="v2", mended="v1"
-            ),
-            "deploy-bad": endpoint(
-                f"{url}/pipeline",
-                f"{url}/pipeline",
-                f"{url}/pipeline",
-                "version == '1.1.0'",
-                broken={"version": "1.0.0"},
-                mended={"version": "1.1.0"},
-            ),
-            "break-blue": endpoint(f"{blue}/break", f"{blue}/mend", f"{blue}/"),
-            "mend-blue": {
-                "url": f"{blue}/mend",
-                "verify": {"url": f"{blue}/"},
-                "undo": {"url": f"{blue}/mend"},
-            },
-        },
-    }
-    sandbox = {
-        "flag_fault": "break-flag",
-        "flag": "new-checkout",
-        "flag_value": True,
-        "member_fault": "break-member",
-        "pool": "app",
-        "member": "blue",
-        "member_weight": 0,
-        "cache_fault": "change-origin",
-        "cache": "edge",
-        "cache_key": "/a.css",
-        "deploy_fault": "deploy-bad",
-        "pipeline": "shop",
-        "call_fault": "break-blue",
-        "call": "mend-blue",
-    }
-    return settings, sandbox
 
 
 @pytest.mark.backend("nginx")

@@ -37,7 +37,7 @@ PURPOSES = {
     "unpause": [],
     "untagged": [],
 }
-SANDBOXES = ("failed_task", "failed_run", "missed_run", "stuck_run", "paused_dag")
+SANDBOXES = ("everything", "failed_task", "failed_run", "missed_run", "stuck_run", "paused_dag")
 """Drills, each with a sandbox of its own, so that they can be tested side by side."""
 LONGEST_SECONDS = 90.0
 
