@@ -31,6 +31,7 @@ class AirflowDrill(Drill):
     def __init__(self, settings: JsonObject, sandbox: JsonObject) -> None:
         super().__init__(settings, sandbox)
         self.run = ""
+        self.is_made = False
 
     @asynccontextmanager
     async def api(self) -> AsyncIterator[AirflowApi]:
@@ -58,7 +59,9 @@ class AirflowDrill(Drill):
         return {"run": self.run, **SETTLE}
 
     async def symptom(self, ctx: SystemContext, trial: Trial) -> Check:
-        """Say whether the run ended well."""
+        """Say whether the run ended well; before it is made there is nothing wrong."""
+        if not self.is_made:
+            return Check(ok=True)
         async with self.api() as api:
             state = (await api.run(ctx, self.named("dag"), self.run)).state
         return Check(ok=state == "success", reason="" if state == "success" else f"the run is {state}")
@@ -73,6 +76,7 @@ class AirflowDrill(Drill):
     async def make(self, api: AirflowApi, ctx: SystemContext, fault: str) -> None:
         """Make the run with a fault."""
         await api.trigger(ctx, self.named("dag"), self.run, {"fault": fault}, "a drill of oncall-agent")
+        self.is_made = True
 
 
 async def fit(api: AirflowApi, ctx: SystemContext, dag: str) -> None:

@@ -13,6 +13,7 @@ from oncall_agent.contract import (
     SystemContext,
     Target,
     Trial,
+    UnfitSandboxError,
 )
 from oncall_agent.models import JsonObject
 
@@ -40,7 +41,7 @@ class HungNode(Drill):
         target = Target("sandbox", KIND, address=address)
         self._place = self._memcached.place_of(target)
         if not self._place.node.container:
-            raise PermanentError(f"memcached {self._place} runs in no container: its hang can't be made")
+            raise UnfitSandboxError(f"memcached {self._place} runs in no container: its hang can't be made")
         self._container = self._place.node.container
         params = {"stop_seconds": 1, "min_uptime_seconds": 0, "hold_seconds": 1.0}
         return Trial(target, params)

@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 
 from actions.mongodb_client import KIND, Mongo, Place
 from actions.mongodb_facts import operations_of, transactions_of
-from oncall_agent.contract import Check, Drill, DrillSpec, PermanentError, SystemContext, Target, Trial
+from oncall_agent.contract import (
+    Check,
+    Drill,
+    DrillSpec,
+    PermanentError,
+    SystemContext,
+    Target,
+    Trial,
+    UnfitSandboxError,
+)
 from oncall_agent.models import JsonObject
 
 DATABASE = "oncall-agent-drill"
@@ -166,6 +175,13 @@ class OpenTransaction(MongoDrill):
     def params(self) -> JsonObject:
         """Only what this program's own connections have left open."""
         return {"application": "oncall-agent", "min_open_seconds": 1, "hold_seconds": 0.5}
+
+    async def prepare(self, ctx: SystemContext) -> Trial:
+        """Need a replica set or a router: a single server has no transactions."""
+        hello = await self.ask(ctx, await self.place(ctx), {"hello": 1})
+        if not hello.get("setName") and hello.get("msg") != "isdbgrid":
+            raise UnfitSandboxError("it has no transactions: it is neither a replica set nor a router")
+        return await super().prepare(ctx)
 
     async def inject(self, ctx: SystemContext, trial: Trial) -> None:
         """Begin it, change one document, and go away."""

@@ -124,3 +124,7 @@ class TransientError(ActionError):
 
 class PermanentError(ActionError):
     """Repeating will not help: no retry; undone if there is a receipt; the incident escalates."""
+
+
+class UnfitSandboxError(PermanentError):
+    """The sandbox of a drill can't show this fault at all: the drill is skipped, not failed."""

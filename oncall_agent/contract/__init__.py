@@ -28,7 +28,7 @@ from oncall_agent.contract.system import (
     SystemContext,
     Trial,
 )
-from oncall_agent.errors import ActionError, PermanentError, TransientError
+from oncall_agent.errors import ActionError, PermanentError, TransientError, UnfitSandboxError
 from oncall_agent.models import Check, Probe, Receipt, RiskClass, Signals, Target
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Target",
     "TransientError",
     "Trial",
+    "UnfitSandboxError",
     "held",
     "run_inline",
 ]

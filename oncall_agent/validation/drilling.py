@@ -22,6 +22,7 @@ from oncall_agent.contract import (
     PermanentError,
     SystemContext,
     Trial,
+    UnfitSandboxError,
 )
 from oncall_agent.models import OutcomeStatus, RollbackStatus
 from oncall_agent.validation.inspecting import said
@@ -56,6 +57,8 @@ async def carry_out(drill: Drill, executor: Executor, ctx: SystemContext, *, che
             drilled = await _healed(drill, executor, _within(ctx, seconds), check_id, facts)
     except DrillFailedError as error:
         drilled = Drilled(Verdict.FAILED, str(error), facts=facts)
+    except UnfitSandboxError as error:
+        drilled = Drilled(Verdict.SKIPPED, said(error.message), facts=facts)
     except ActionError as error:
         drilled = Drilled(Verdict.FAILED, said(error.message), facts=facts)
     except TimeoutError:

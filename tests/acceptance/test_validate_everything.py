@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from backends.kubernetes_world import World
 from backends.mariadb_server import Way
 from backends.nginx_server import Nginx
 from backends.systemd_server import bus_address
@@ -21,6 +22,7 @@ from scenes import mysql as mysql_scene
 from scenes import postgres as postgres_scene
 from scenes.traffic import Member, declared_drills, nginx_site
 
+from actions.kubernetes_drills_stuck import FINALIZER
 from oncall_agent.testing import FakeEdge
 
 COMMAND = Path(sys.executable).parent / "oncall-agent"
@@ -73,14 +75,22 @@ def systemd(systemd_folder: Path, make_unit: Any) -> Named:
     settings = {
         "bus": bus_address(systemd_folder),
         "units": ["oncall-test-*.service"],
+        "max_restarts_per_hour": 50,
         "journal_directory": str(systemd_folder / "journal"),
     }
     return settings, {"unit": make_unit(text), "gate": str(gate)}
 
 
 @pytest.fixture
-def kubernetes(world: Any, kubernetes_settings: dict[str, Any]) -> Named:
-    return kubernetes_settings, {"image": world.image, "namespace": world.namespace}
+def kubernetes(
+    kubernetes_access: Any, kubernetes_image: str, kubernetes_settings: dict[str, Any]
+) -> Iterator[Named]:
+    namespace = "test-everything"
+    world = World(kubernetes_access, namespace, kubernetes_image)
+    kubernetes_access.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    settings = {**kubernetes_settings, "removable_finalizers": [FINALIZER]}
+    yield settings, {"image": kubernetes_image, "namespace": namespace}
+    world.close()
 
 
 @pytest.fixture
@@ -125,7 +135,7 @@ async def memcached(
 ) -> AsyncIterator[Named]:
     monkeypatch.setenv(memcached_scene.VARIABLE, memcached_scene.PASSWORD)
     async with memcached_scene.pool(start_memcached, tmp_path) as made:
-        yield made.settings, {"pool": "shop", "node": "a"}
+        yield made.settings, {}
 
 
 @pytest.fixture
@@ -191,7 +201,7 @@ async def test_all_that_is_reachable_passes_within_five_minutes(
     assert not wrong, (wrong, output.decode()[-4000:])
     assert {one["system"] for one in findings if one["verdict"] == "passed"} == set(everything)
     drilled = {one["system"] for one in findings if one["kind"] == "drill" and one["verdict"] == "passed"}
-    assert drilled == set(everything)
+    assert drilled == set(everything) - {"memcached"}  # its sandbox is a node for each drill
     # The administrator's accounts of some test servers hold too much, and the report says so.
     assert process.returncode in (0, 4)
     assert report["ended_at"] - report["started_at"] < LIMIT_SECONDS
